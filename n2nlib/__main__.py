@@ -1,0 +1,80 @@
+"""Command line: python -m n2nlib COMMAND. A user's mistake is one message on standard error and exit status 1, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from n2nlib.files import ROOT, UserError, relative
+from n2nlib.params import load_params
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    params = load_params(arguments.file)
+    print(f"{relative(Path(arguments.file).resolve()) if arguments.file else 'params.yaml'}: valid, scale {params.scale}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from n2nlib.report import run_notebook
+
+    run_notebook(arguments.notebook)
+
+
+def _scale(arguments: argparse.Namespace) -> None:
+    """Make params.yaml that of a scale, photographs included: an edit of params.yaml like any other."""
+    from ruamel.yaml import YAML
+
+    path = ROOT / "params" / f"{arguments.name}.yaml"
+    names = sorted(one.stem for one in path.parent.glob("*.yaml"))
+    if arguments.name not in names:
+        raise UserError(f"scale {arguments.name!r}: no file {relative(path)}; allowed: {', '.join(names)}")
+    target = ROOT / "params.yaml"
+    if arguments.photos:
+        yaml = YAML()  # keeps the comments
+        yaml.width = 200
+        tree = yaml.load(path)
+        tree["pairs"]["source"], tree["pairs"]["path"] = "folder", str(Path(arguments.photos).expanduser().resolve())
+        with target.open("w", encoding="utf-8") as file:
+            yaml.dump(tree, file)
+    else:
+        shutil.copyfile(path, target)
+    load_params()
+    print(f"params.yaml is now scale {arguments.name}; undo: git restore params.yaml dvc.lock")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    check = commands.add_parser("check", help="say whether a parameter file is valid, and what is wrong with it")
+    check.add_argument("file", nargs="?", help="default: params.yaml")
+    check.set_defaults(do=_check)
+
+    run = commands.add_parser("run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)")
+    run.add_argument("notebook", help="its name, such as 03_ablation")
+    run.set_defaults(do=_run)
+
+    scale = commands.add_parser("scale", help="make params.yaml that of a scale")
+    scale.add_argument("name", help="a file of params/, such as smoke")
+    scale.add_argument("--photos", metavar="FOLDER", help="take the photographs of this folder")
+    scale.set_defaults(do=_scale)
+    return top
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        arguments.do(arguments)
+    except UserError as error:
+        print(f"n2n: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("n2n: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

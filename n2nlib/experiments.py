@@ -1,0 +1,161 @@
+"""The paper's experiments as lists of runs: Table I, the candidates' curves, Table III, the final model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from n2nlib.files import replacing, write_json
+from n2nlib.model import Denoiser
+from n2nlib.pairs import PairSet
+from n2nlib.params import Params, RunParams
+from n2nlib.runs import Result
+
+ABLATION = ["loss", "optimizer", "sharpen", "crops", "arch"]
+FINE_TUNING = ["sigma_n", "tau_sharp", "lr0", "annealing_steps"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row of a table before it is trained: the columns that describe it, and the run behind it."""
+
+    row: dict[str, object]
+    run: RunParams
+
+
+def _run(params: Params, choice: dict, section: object, seed: int, **changes: object) -> RunParams:
+    """The run of one `choice` (loss, optimizer, sharpen, crops, arch) under a section's schedule (epochs, rates, annealing)."""
+    training = params.training
+    values = {
+        "seed": seed,
+        "width": params.model.width,
+        "arch": choice["arch"],
+        "tau_sharp": training.tau_sharp if choice["sharpen"] else 0.0,
+        "loss": choice["loss"],
+        "optimizer": choice["optimizer"],
+        "batch_size": training.batch_size,
+        "sigma_n": training.sigma_n,
+        "flips": training.flips,
+        "shared_noise": training.shared_noise,
+        "crops": (training.global_crop, training.local_crop) if choice["crops"] else (),
+        "precision": training.precision,
+    }
+    if "learning_rate" not in changes:
+        rates = getattr(section.learning_rates, choice["optimizer"])
+        values |= {
+            "learning_rate": getattr(rates, choice["loss"]),
+            "annealing_steps": section.annealing_steps,
+            "epochs": section.crops_epochs if choice["crops"] else section.epochs,
+        }
+    return RunParams(**(values | changes))
+
+
+def ablation_runs(params: Params) -> list[Planned]:
+    """Table I: every combination of the ablation's lists, each with every seed."""
+    options = params.ablation
+    rows = (dict(zip(ABLATION, values, strict=True)) for values in product(*(getattr(options, name) for name in ABLATION)))
+    return [Planned(row | {"seed": seed}, _run(params, row, options, seed)) for row in rows for seed in options.seeds]
+
+
+def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Table II: the `count` best rows of Table I by psnr_mean (dB, averaged over seeds), numbered from 1."""
+    means = table1.groupby(ABLATION, sort=False, as_index=False)["psnr_mean"].mean()
+    best = means.sort_values("psnr_mean", ascending=False, kind="stable").head(count).reset_index(drop=True)
+    best.insert(0, "candidate", best.index + 1)
+    return best[["candidate", "arch", "loss", "optimizer", "sharpen", "crops"]]
+
+
+def curve_runs(params: Params, candidates: pd.DataFrame) -> list[Planned]:
+    """Fig. 2: each candidate (a row of Table II) over the long schedule, with every seed."""
+    options = params.curves
+    rows = candidates.to_dict("records")
+    return [Planned({"candidate": row["candidate"], "seed": seed}, _run(params, row, options, seed)) for row in rows for seed in options.seeds]
+
+
+def choose_candidate(curves: pd.DataFrame, candidates: pd.DataFrame, epochs: int) -> pd.Series:
+    """The row of Table II to fine-tune: the best psnr_mean at the end of a short cycle of `epochs` (section III-B).
+
+    A candidate with crops sees every image twice an epoch and is read after half as many.
+    """
+    crops = candidates.set_index("candidate")["crops"]
+    at_end = {}
+    for candidate, curve in curves.groupby("candidate"):
+        last = min(_cycle(epochs, crops[candidate]), curve["epoch"].max())
+        at_end[candidate] = curve.loc[curve["epoch"] == last, "psnr_mean"].mean()
+    return candidates.set_index("candidate", drop=False).loc[max(at_end, key=at_end.get)]
+
+
+def _cycle(epochs: int, crops: bool) -> int:
+    return max(1, epochs // 2) if crops else epochs
+
+
+def fine_tuning_runs(params: Params, candidate: pd.Series) -> list[Planned]:
+    """Table III: the candidate under every combination of noise, sharpening factor, initial rate and annealing, with every seed."""
+    options = params.fine_tuning
+    rates = getattr(options.learning_rate, candidate["optimizer"])
+    grid = product(options.sigma_n, options.tau_sharp, rates, options.annealing_steps)
+    rows = [dict(zip(FINE_TUNING, values, strict=True)) for values in grid]
+    return [Planned(row | {"seed": seed}, _fine_tuned(params, candidate, row, options.epochs, seed)) for row in rows for seed in options.seeds]
+
+
+def final_run(params: Params, candidate: pd.Series, table3: pd.DataFrame) -> Planned:
+    """The final model: the setting of Table III with the best psnr_mean (averaged over seeds), trained for `final_epochs`."""
+    means = table3.groupby(FINE_TUNING, sort=False, as_index=False)["psnr_mean"].mean()
+    best = means.loc[means["psnr_mean"].idxmax(), FINE_TUNING].to_dict()
+    seed = params.fine_tuning.seeds[0]
+    return Planned(best | {"seed": seed}, _fine_tuned(params, candidate, best, params.fine_tuning.final_epochs, seed))
+
+
+def _fine_tuned(params: Params, candidate: pd.Series, row: dict, epochs: int, seed: int) -> RunParams:
+    """With crops an epoch has twice the images, so the epochs are halved, as in Table I."""
+    return _run(
+        params,
+        candidate.to_dict(),
+        params.fine_tuning,
+        seed,
+        sigma_n=row["sigma_n"],
+        tau_sharp=row["tau_sharp"],
+        learning_rate=row["lr0"],
+        annealing_steps=int(row["annealing_steps"]),
+        epochs=_cycle(epochs, candidate["crops"]),
+    )
+
+
+def save_final(final: Planned, result: Result, params: Params) -> dict:
+    """Copy the final run's model to reports/<scale>/model/final.safetensors and describe it in final.json; returns the latter."""
+    folder = params.reports / "model"
+    with replacing(folder / "final.safetensors") as temporary:
+        shutil.copyfile(result.model, temporary)
+    about = {
+        "scale": params.scale,
+        "run": result.about["run"],
+        "setting": final.row,
+        "parameters": result.about["parameters"],
+        "metrics": {name: round(value, 4) for name, value in result.metrics(params).items()},
+        "versions": result.about["versions"],
+    }
+    write_json(folder / "final.json", about)
+    return about
+
+
+def examples(table1: pd.DataFrame, results: list[Result], best: int = 3) -> dict[str, Result]:
+    """Fig. 1's models, by title: the paper's baseline where it was trained, and the `best` runs of Table I."""
+    baseline = {"loss": "l1", "optimizer": "adam", "sharpen": False, "crops": False, "arch": "upsample"}
+    rows = table1.index[(table1[list(baseline)] == pd.Series(baseline)).all(axis=1)]
+    shown = {"baseline": results[rows[0]]} if len(rows) else {}
+    for place, row in enumerate(table1["psnr_mean"].sort_values(ascending=False, kind="stable").index[:best], 1):
+        shown[f"no. {place}"] = results[row]
+    return shown
+
+
+def example_pictures(shown: dict[str, Result], pairs: PairSet, count: int = 4) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(title -> float32 or uint8 count x 3 x S x S, clean): noisy validation images spread over the set, each model's output, clean."""
+    noisy, clean = pairs.validation["noisy_1"], pairs.validation["clean"].numpy()
+    chosen = np.linspace(0, len(clean) - 1, min(count, len(clean))).round().astype(int)
+    pictures = {"noisy": noisy[chosen].numpy()}
+    pictures |= {title: Denoiser.load(result.model).predict(noisy[chosen]).numpy() for title, result in shown.items()}
+    return pictures | {"clean": clean[chosen]}, clean[chosen]

@@ -1,0 +1,156 @@
+"""Frames and images -> figures in the one style (n2n.mplstyle), as SVG for the paper and PNG to look at, provenance beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from n2nlib import tables
+from n2nlib.evaluation import mse_per_image, psnr, psnr_full
+from n2nlib.files import replacing, write_json
+from n2nlib.params import Params
+
+STYLE = str(Path(__file__).with_name("n2n.mplstyle"))
+COLUMN, PAGE = 3.35, 6.9  # inches: one column of the paper, both
+plt.style.use(STYLE)
+
+
+def save(figure: Figure, name: str, params: Params, runs: list[str]) -> None:
+    """Write reports/<scale>/figures/<name>.svg, .png and .json (provenance). The same figure gives the same bytes."""
+    path = params.reports / "figures" / name
+    for suffix, metadata in ((".svg", {"Date": None, "Creator": "n2n"}), (".png", {"Software": "n2n"})):
+        with replacing(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+    write_json(path.with_suffix(".json"), {"figure": name} | tables.provenance(params, runs))
+
+
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """3 x H x W in [0, 255], any dtype -> uint8 H x W x 3."""
+    return np.clip(np.rint(np.asarray(image, np.float64)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def image_grid(columns: dict[str, np.ndarray], clean: np.ndarray | None = None, width: float = PAGE) -> Figure:
+    """A column of pictures for each title (N x 3 x H x W); with `clean`, the PSNR (dB) of each picture stands under it."""
+    count = len(next(iter(columns.values())))
+    side = width / len(columns)
+    figure, axes = plt.subplots(count, len(columns), figsize=(width, count * (side + (0.14 if clean is not None else 0))), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        values = psnr(mse_per_image(images, clean)) if clean is not None else None
+        for row in range(count):
+            axis = axes[row, column]
+            axis.imshow(to_picture(images[row]))
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if values is not None and np.isfinite(values[row]):
+                axis.set_xlabel(f"{values[row]:.2f} dB", labelpad=1.5, fontsize=7)
+        axes[0, column].set_title(title, fontsize=7.5)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015)
+    return figure
+
+
+def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
+    """Three views of noisy - clean (uint8 N x 3 x S x S): its histogram beside a normal one, its mean and its spread by grey level."""
+    error = noisy.astype(np.int64) - clean
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.0))
+    bins = np.arange(-150.5, 151.5, 3)
+    left.hist(error.ravel(), bins=bins, density=True, log=True, color="C0", label="noise")
+    sigma, x = error.std(), np.linspace(-150, 150, 301)
+    left.plot(x, np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi)), color="C1", label=f"normal, σ = {sigma:.1f}")
+    left.set(xlabel="noisy − clean (grey levels)", ylabel="density", ylim=(1e-6, 30), title="Heavy tails")
+    left.legend(loc="upper right", ncols=2, borderaxespad=0)
+    levels = np.arange(0, 256, 16)
+    group = np.digitize(clean.ravel(), levels) - 1
+    counts = np.bincount(group, minlength=len(levels))
+    means = np.bincount(group, error.ravel(), len(levels)) / np.maximum(counts, 1)
+    squares = np.bincount(group, error.ravel().astype(np.float64) ** 2, len(levels)) / np.maximum(counts, 1)
+    spread, centres, filled = np.sqrt(squares - means**2), levels + 8, counts > 30
+    middle.axhline(0, color="black", linewidth=0.8)
+    bars = 1.96 * spread[filled] / np.sqrt(counts[filled])
+    middle.errorbar(centres[filled], means[filled], yerr=bars, fmt="o", color="C0")
+    middle.set(xlabel="clean grey level", ylabel="mean of the noise", title="Mean near zero at every level")
+    right.plot(centres[filled], spread[filled], "o-", color="C0")
+    right.set(xlabel="clean grey level", ylabel="standard deviation", ylim=(0, None), title="Spread by level")
+    return figure
+
+
+def curves(frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float], chosen_at: int | None = None) -> Figure:
+    """Fig. 2: PSNR (dB) after each epoch of each candidate with its evaluation spread; `lines` are reference values in dB."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.5))
+    for number, (candidate, curve) in enumerate(frame.groupby("candidate")):
+        curve = curve.groupby("epoch", as_index=False)[["psnr_mean", "psnr_std"]].mean()
+        axis.fill_between(curve["epoch"], curve.psnr_mean - curve.psnr_std, curve.psnr_mean + curve.psnr_std, alpha=0.15, color=f"C{number}", lw=0)
+        axis.plot(curve["epoch"], curve["psnr_mean"], color=f"C{number}", label=labels[candidate], marker="o" if len(curve) < 30 else None, ms=2.5)
+    for (name, value), style in zip(lines.items(), ("--", ":", "-."), strict=False):
+        axis.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{name}: {value:.2f} dB")
+    if chosen_at is not None and frame["epoch"].max() > chosen_at:
+        axis.axvline(chosen_at, color="0.6", linewidth=0.8)
+        axis.annotate("short cycle ends", (chosen_at, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=6, ha="right", color="0.4")
+    axis.set(xlabel="epoch", ylabel="validation PSNR (dB, global)")
+    figure.legend(loc="outside upper center", ncols=2, fontsize=6.5)
+    return figure
+
+
+def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float) -> Figure:
+    """Every run of Table I as a dot over its setting, ours and the published, with its evaluation spread (dB)."""
+    keys = ["loss", "optimizer", "sharpen", "crops"]
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True)
+    for axis, frame, title in ((axes[0], table, "ours"), (axes[1], published, "published")):
+        settings = list(dict.fromkeys(map(tuple, frame[keys].to_numpy())))
+        place = {setting: len(settings) - 1 - row for row, setting in enumerate(settings)}
+        for number, (arch, group) in enumerate(frame.groupby("arch")):
+            heights = [place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy()]
+            axis.errorbar(group["psnr_mean"], heights, xerr=group["psnr_std"], fmt="os"[number], color=f"C{number}", label=tables.ARCH[arch], ms=3.5, lw=0.8)
+        axis.set(xlabel="PSNR (dB, global)", title=title)
+        axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])
+    axes[0].axvline(noisy_db, color="black", linestyle="--", linewidth=0.9, label="noisy input")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _setting(loss: str, optimizer: str, sharpen: bool, crops: bool) -> str:
+    words = [tables.LOSS[loss], tables.OPTIMIZER[optimizer]] + ["sharp"] * bool(sharpen) + ["crops"] * bool(crops)
+    return " ".join(words)
+
+
+def effects(rows: pd.DataFrame) -> Figure:
+    """Paired effects (columns what, source "ours" or "published", mean, low, high; dB) as intervals around zero."""
+    names = list(dict.fromkeys(rows["what"]))
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(names) + 0.9))
+    axis.axvline(0, color="black", linewidth=0.8)
+    for number, source in enumerate(("ours", "published")):
+        part = rows[rows["source"] == source]
+        heights = [len(names) - 1 - names.index(what) + (0.12 if number == 0 else -0.12) for what in part["what"]]
+        reach = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        axis.errorbar(part["mean"], heights, xerr=np.nan_to_num(np.array(reach)), fmt="os"[number], color=f"C{number}", label=source)
+    axis.set(xlabel="difference (dB), 95 % interval over pairs of runs")
+    axis.set_yticks(range(len(names)), names[::-1])
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def fine_tuning(table: pd.DataFrame) -> Figure:
+    """Table III as lines: PSNR (dB) against the initial rate, a panel for each sharpening factor, a colour for each noise level."""
+    factors = sorted(table["tau_sharp"].unique())
+    figure, axes = plt.subplots(1, len(factors), figsize=(PAGE, 2.3), sharey=True, squeeze=False)
+    for axis, factor in zip(axes[0], factors, strict=True):
+        for number, (sigma, by_sigma) in enumerate(table[table["tau_sharp"] == factor].groupby("sigma_n")):
+            for steps, group in by_sigma.groupby("annealing_steps"):
+                line = group.groupby("lr0", as_index=False)["psnr_mean"].mean()
+                label = f"σ$_n$ = {sigma:g}, {'no annealing' if steps == 0 else f'{steps} step' + 's' * (steps > 1)}"
+                axis.plot(line["lr0"], line["psnr_mean"], marker="o", color=f"C{number}", linestyle=["-", "--", ":"][min(int(steps), 2)], label=label)
+        axis.set(xscale="log", xlabel="initial learning rate", title=f"τ$_{{sharp}}$ = {factor:g}")
+    axes[0, 0].set_ylabel("PSNR (dB, global)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=6.5)
+    return figure
+
+
+def global_psnr(images: np.ndarray, clean: np.ndarray) -> float:
+    """Global PSNR (dB) of N x 3 x H x W images against clean ones."""
+    return psnr_full(mse_per_image(images, clean))

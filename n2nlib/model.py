@@ -1,0 +1,155 @@
+"""The network: the U-Net of Lehtinen et al. (2018) as the paper uses it, unsharp masking, the output clamp; and `Denoiser`, to use one.
+
+Layers, widths and initialisation follow sections II-A and II-B of the paper and its published code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from n2nlib.files import UserError, replacing
+
+PEAK = 255.0
+DEPTH = 5  # poolings: image sides must be multiples of 2**5
+BLUR_SIGMA = 0.8  # torchvision's default for a 3x3 Gaussian kernel
+
+
+def _conv(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.LeakyReLU(0.1, inplace=True))
+
+
+class UNet(nn.Module):
+    """Float B x 3 x H x W in [0, 255] -> the same shape, unbounded; H and W multiples of 32.
+
+    `width` 48 is the published network: 991,203 parameters with `arch` "upsample" (nearest neighbour), 1,148,307 with "tconv"
+    (transposed 2x2 convolutions that keep the channel count). `residual` predicts what to add to the input, `normalized` feeds the layers
+    [-0.5, 0.5] instead of [0, 255]: two changes that the paper does not have.
+    """
+
+    def __init__(self, width: int = 48, arch: str = "upsample", residual: bool = False, normalized: bool = False) -> None:
+        super().__init__()
+        self.residual, self.normalized = residual, normalized
+        self.encoder = nn.ModuleList([nn.Sequential(_conv(3, width), _conv(width, width))])
+        self.encoder.extend(_conv(width, width) for _ in range(DEPTH - 1))
+        self.bottom = _conv(width, width)
+        wide = 2 * width
+        below = [width] + (DEPTH - 1) * [wide]  # channels that come up from the level below
+        sizes = [(width + width, wide, wide)] + 3 * [(wide + width, wide, wide)] + [(wide + 3, width * 4 // 3, width * 2 // 3)]
+        self.decoder = nn.ModuleList(nn.Sequential(_conv(a, b), _conv(b, c)) for a, b, c in sizes)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(channels, channels, 2, stride=2) if arch == "tconv" else nn.Upsample(scale_factor=2, mode="nearest") for channels in below
+        )
+        self.last = nn.Conv2d(sizes[-1][-1], 3, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image / PEAK - 0.5 if self.normalized else image
+        skips = [x]
+        for level, layer in enumerate(self.encoder):
+            x = F.max_pool2d(layer(x), 2)
+            if level < DEPTH - 1:
+                skips.append(x)
+        x = self.bottom(x)
+        for up, layer in zip(self.up, self.decoder, strict=True):
+            x = layer(torch.cat([up(x), skips.pop()], 1))
+        x = self.last(x)
+        if self.normalized:
+            x = x * PEAK if self.residual else (x + 0.5) * PEAK
+        return image + x if self.residual else x
+
+
+class UnsharpMask(nn.Module):
+    """Equation (1): ReLU(x + tau * (x - blur(x))), blur a 3x3 Gaussian of sigma 0.8 with reflected borders. B x 3 x H x W, any range."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+        taps = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0]) ** 2) / (2 * BLUR_SIGMA**2))
+        taps = taps / taps.sum()
+        self.register_buffer("kernel", torch.outer(taps, taps).expand(3, 1, 3, 3).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel, groups=3)
+        return F.relu(x + self.tau * (x - blurred))
+
+
+class Network(nn.Module):
+    """What is trained: U-Net, ReLU, unsharp masking if `tau_sharp` > 0, then x - ReLU(x - 255). Output float32 in [0, 255]."""
+
+    def __init__(self, width: int = 48, arch: str = "upsample", tau_sharp: float = 0.0, residual: bool = False, normalized: bool = False) -> None:
+        super().__init__()
+        self.config = {"width": width, "arch": arch, "tau_sharp": tau_sharp, "residual": residual, "normalized": normalized}
+        self.unet = UNet(width, arch, residual, normalized)
+        self.sharpen = UnsharpMask(tau_sharp) if tau_sharp > 0 else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.unet(image).float()
+        x = self.sharpen(F.relu(x))
+        return x - F.relu(x - PEAK)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Kaiming normal weights (variance 2 / fan-in, He et al. 2015), zero biases, on every (transposed) convolution."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+
+def save_network(network: Network, path: Path) -> None:
+    """Weights as safetensors, the network's configuration in the file's metadata; whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"network": json.dumps(network.config)})
+
+
+def load_network(path: Path) -> Network:
+    """The network that `save_network` wrote. Raises `UserError` if the file is missing, damaged or of something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            network = Network(**json.loads(file.metadata()["network"]))
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118: not a dictionary
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a model of this project, or damaged ({error}); allowed: a model.safetensors or final.safetensors") from error
+    return network
+
+
+class Denoiser:
+    """A trained network, ready to use: `Denoiser.load("reports/laptop/model/final.safetensors").predict(images)`."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network.eval().to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Denoiser:
+        """Read a model file. Raises `UserError` if there is none or it is not one of ours."""
+        return cls(load_network(Path(path)))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | np.ndarray, batch_pixels: int = 2**19) -> Tensor | np.ndarray:
+        """Denoise `images`: N x 3 x H x W in [0, 255], any float type or uint8, any N, H and W; a tensor or a numpy array.
+
+        Returns float32 of the same shape in [0, 255], of the kind that was given. Images are padded to multiples of 32 by repeating
+        their border and cropped back; at most about `batch_pixels` pixels (at least one image) are in the network at a time.
+        Raises ValueError for another shape.
+        """
+        given = torch.as_tensor(images)
+        if given.ndim != 4 or given.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(given.shape)}; allowed: N x 3 x H x W")
+        height, width = given.shape[2:]
+        step = 2**DEPTH
+        padding = (0, -width % step, 0, -height % step)
+        batch = max(1, batch_pixels // max(1, (height + padding[3]) * (width + padding[1])))
+        device = next(self.network.parameters()).device
+        denoised = torch.empty(given.shape, dtype=torch.float32)
+        for start in range(0, len(given) if height and width else 0, batch):
+            part = F.pad(given[start : start + batch].to(device, torch.float32), padding, mode="replicate")
+            part = part.contiguous(memory_format=torch.channels_last)
+            denoised[start : start + batch] = self.network(part)[:, :, :height, :width].cpu()
+        return denoised.numpy() if isinstance(images, np.ndarray) else denoised

@@ -1,0 +1,221 @@
+"""Photograph -> (noisy, noisy, clean), and the pair set on disk.
+
+The corruption is the course's "downsampled, pixelated" one: a photograph is squashed to (size * block) pixels a side; a pixel of the
+clean image is the rounded mean of a block x block cell; a pixel of a noisy version is one uniformly drawn pixel of that cell, its three
+channels together. Two independent draws give the two noisy versions, so the noise has mean zero given the clean image, up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
+from n2nlib.files import UserError, relative, replacing, write_json
+from n2nlib.params import Pairs, Params
+from n2nlib.photos import Photo, find_photos
+
+VERSIONS = ("noisy_1", "noisy_2", "clean")
+SPLITS = ("train", "validation")
+
+
+def block_mean(blocks: np.ndarray) -> np.ndarray:
+    """Clean image of a photograph: uint8 (S, S, b*b, 3) cells -> uint8 (S, S, 3), the mean of each cell rounded half up."""
+    count = blocks.shape[2]
+    return ((2 * blocks.sum(axis=2, dtype=np.int64) + count) // (2 * count)).astype(np.uint8)
+
+
+def draw(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A noisy version: uint8 (S, S, b*b, 3) cells -> uint8 (S, S, 3), one uniformly drawn pixel of each cell."""
+    chosen = rng.integers(0, blocks.shape[2], size=(*blocks.shape[:2], 1, 1))
+    return np.take_along_axis(blocks, chosen, axis=2)[:, :, 0]
+
+
+def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
+    """Squash uint8 (H, W, 3) to (size * block) pixels a side and cut it: uint8 (size, size, block*block, 3)."""
+    side = size * block
+    if pixels.shape[:2] != (side, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+    grid = pixels.reshape(size, block, size, block, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(size, size, block * block, 3)
+
+
+def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator) -> np.ndarray:
+    """A uniformly placed square of `pixels` (H, W, 3); its side is uniform in [smallest, 1] times the shorter side."""
+    shorter = min(pixels.shape[:2])
+    side = int(rng.integers(max(1, round(smallest * shorter)), shorter + 1))
+    top, left = (int(rng.integers(0, length - side + 1)) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def make_pairs(job: tuple[Photo, list[int]], options: Pairs, crop: str, seed: tuple[int, int]) -> np.ndarray:
+    """All pairs of one photograph: uint8 (3 versions, len(indices), 3, S, S). Pair `i` depends on `seed`, `i` and the photograph alone."""
+    photo, indices = job
+    pixels = photo.read()
+    made = np.empty((len(VERSIONS), len(indices), 3, options.size, options.size), np.uint8)
+    for row, index in enumerate(indices):
+        rng = np.random.default_rng([*seed, index])
+        region = random_square(pixels, options.min_crop, rng) if crop == "square" else pixels
+        blocks = cells(np.ascontiguousarray(region), options.size, options.block)
+        versions = draw(blocks, rng), draw(blocks, rng), block_mean(blocks)
+        made[:, row] = np.stack(versions).transpose(0, 3, 1, 2)
+    return made
+
+
+@contextmanager
+def _parallel_map(work: int) -> Iterator[Callable[..., Iterator]]:
+    """`map`, over all cores where there is enough to do to pay for starting the processes."""
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 32)
+    if work < 3000 or workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield partial(_bounded_map, pool, 4 * workers)
+
+
+def _bounded_map(pool: ProcessPoolExecutor, ahead: int, function: Callable, jobs: list) -> Iterator:
+    """`pool.map` in order that holds at most `ahead` chunks of results, whatever the number of jobs."""
+    size = 16
+    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    pending = [pool.submit(_each, function, chunk) for chunk in chunks[:ahead]]
+    for following in range(ahead, len(chunks) + ahead):
+        if not pending:
+            return
+        done = pending.pop(0)
+        if following < len(chunks):
+            pending.append(pool.submit(_each, function, chunks[following]))
+        yield from done.result()
+
+
+def _each(function: Callable, chunk: list) -> list:
+    return [function(job) for job in chunk]
+
+
+def _jobs(photos: list[Photo], count: int, seed: list[int]) -> list[tuple[Photo, list[int]]]:
+    """Which pairs each photograph gives: `count` pairs dealt round over the photographs in a seeded order."""
+    order = np.random.default_rng(seed).permutation(len(photos))
+    return [(photos[photo], list(range(turn, count, len(photos)))) for turn, photo in enumerate(order[:count])]
+
+
+def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str], None] = print) -> dict:
+    """Make the pair set of `params` in `folder` (default: data/pairs/<scale>) and return its card. Raises `UserError`."""
+    folder, options = folder or params.pairs_folder, params.pairs
+    started = time.monotonic()
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    wanted = {"train": options.train, "validation": options.validation}
+    with _parallel_map(sum(wanted.values())) as mapped:
+        photos = find_photos(params, mapped)
+        for reason in [f"{name}: {reason}" for name, reason in photos.skipped.items()][:10]:
+            say(f"left out: {reason}")
+        if len(photos.skipped) > 10:
+            say(f"left out: {len(photos.skipped) - 10} more (all are listed in {relative(folder / 'card.json')})")
+        sides = (photos.training, options.train_crop), (photos.validation, options.validation_crop)
+        for number, (split, (chosen, crop)) in enumerate(zip(SPLITS, sides, strict=True)):
+            jobs = _jobs(chosen, wanted[split], [params.seed, 3, number])
+            work = partial(make_pairs, options=options, crop=crop, seed=(params.seed, number))
+            made = {version: np.empty((wanted[split], 3, options.size, options.size), np.uint8) for version in VERSIONS}
+            done, told = 0, time.monotonic()
+            for (_, indices), result in zip(jobs, mapped(work, jobs), strict=True):
+                for version, images in zip(VERSIONS, result, strict=True):
+                    made[version][indices] = images
+                done += len(indices)
+                if time.monotonic() - told > 10:
+                    told = time.monotonic()
+                    left = (told - started) / done * (wanted[split] - done)
+                    say(f"{split}: {done} of {wanted[split]} pairs, about {left:.0f} s left")
+            arrays[split] = made
+    used = {"train": len(photos.training), "validation": len(photos.validation)}
+    return write_pairs(folder, arrays, options, params.seed, used, photos.skipped)
+
+
+def write_pairs(folder: Path, arrays: dict, options: Pairs, seed: int, used: dict[str, int], skipped: dict[str, str]) -> dict:
+    """Write `arrays` (split -> version -> uint8 N x 3 x S x S) and their card, whole or not at all; return the card."""
+    card = {
+        "source": options.source,
+        "parameters": options.model_dump(mode="json") | {"seed": seed},
+        "counts": {split: len(arrays[split]["noisy_1"]) for split in SPLITS},
+        "photographs": used,
+        "photographs_left_out": {"count": len(skipped), "reasons": skipped},
+        "noisy_psnr_db": {split: _noisy_psnr(arrays[split]) for split in SPLITS},
+    }
+    whole = hashlib.sha256()
+    (folder / "card.json").unlink(missing_ok=True)  # no card, no pair set: it is written last
+    for split in SPLITS:
+        for version, array in sorted(arrays[split].items()):
+            whole.update(f"{split} {version} {array.shape}".encode())
+            whole.update(array)
+        with replacing(folder / f"{split}.safetensors") as temporary:
+            save_file(arrays[split], temporary)
+    card["hash"] = whole.hexdigest()
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _noisy_psnr(versions: dict[str, np.ndarray]) -> dict[str, float] | None:
+    """PSNR (dB) of the first noisy version, global and per image; None without clean images."""
+    if "clean" not in versions:
+        return None
+    mse = mse_per_image(versions["noisy_1"], versions["clean"])
+    return {"global": round(psnr_full(mse), 4), "per_image": round(psnr_per_image(mse), 4)}
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A pair set on disk. `train` and `validation` map version -> uint8 torch tensor N x 3 x S x S, memory-mapped."""
+
+    folder: Path
+    card: dict
+    train: dict
+    validation: dict
+
+    @property
+    def hash(self) -> str:
+        return self.card["hash"]
+
+
+def load_pairs(folder: Path) -> PairSet:
+    """Map the pair set in `folder`. Raises `UserError` if it is missing or damaged."""
+    card = read_card(folder)
+    if card is None:
+        raise UserError(f"{relative(folder)}: no pair set here; make it with notebook 01 (dvc repro data)")
+    splits = {}
+    for split in SPLITS:
+        path = folder / f"{split}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                splits[split] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{relative(path)}: damaged ({error}); remove {relative(folder)} and make it again with notebook 01") from error
+        if len(splits[split]["noisy_1"]) != card["counts"][split]:
+            raise UserError(f"{relative(path)}: not the file that card.json describes; remove {relative(folder)} and make it again")
+    return PairSet(folder, card, **splits)
+
+
+def read_card(folder: Path) -> dict | None:
+    """The card of the pair set in `folder`, or None if there is none."""
+    try:
+        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def ensure_pairs(params: Params) -> PairSet:
+    """The pair set that `params` describes: the one on disk, or made now if it is missing or was made with other parameters."""
+    card = read_card(params.pairs_folder)
+    if card is None or card["parameters"] != params.pairs.model_dump(mode="json") | {"seed": params.seed}:
+        build_pairs(params)
+    return load_pairs(params.pairs_folder)

@@ -1,0 +1,149 @@
+"""What identifies a run, its folder, its state.
+
+A run is identified by what can change its numbers: its parameters, the pair set's hash and the hash of the modules that train. Its folder
+data/runs/<stage>/<run>/ holds run.json, history.csv, validation.safetensors (the error of each validation image after each epoch),
+metrics.json and model.safetensors. It is made under another name and renamed: a run is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import load_file, save_file
+
+from n2nlib.evaluation import summarize
+from n2nlib.files import ROOT, UserError, digest, file_digest, relative, write_json
+from n2nlib.model import save_network
+from n2nlib.pairs import PairSet
+from n2nlib.params import Params, RunParams
+from n2nlib.training import Trained, train
+
+RUNS = ROOT / "data" / "runs"
+TRAINING_MODULES = ("augment.py", "model.py", "training.py")
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 of the modules whose code can change a run's numbers."""
+    return digest({name: file_digest(Path(__file__).with_name(name)) for name in TRAINING_MODULES})
+
+
+def identity(run: RunParams, pairs_hash: str) -> str:
+    """SHA-256 of all that can change the run's numbers."""
+    return digest({"parameters": run.model_dump(mode="json"), "pairs": pairs_hash, "code": code_hash()})
+
+
+def run_name(run: RunParams, pairs_hash: str) -> str:
+    """A name that a person can read and no other run has: it ends in the first 12 digits of the identity."""
+    words = [run.arch, run.loss, run.optimizer]
+    words += [f"sharp{run.tau_sharp:g}"] if run.tau_sharp else []
+    words += ["crops"] if run.crops else []
+    words += [word for word in ("residual", "normalized") if getattr(run, word)] + (["clean"] if run.target == "clean" else [])
+    words += [f"sigma{run.sigma_n:g}", f"lr{run.learning_rate:g}", f"k{run.annealing_steps}", f"e{run.epochs}", f"s{run.seed}"]
+    return "-".join([*words, identity(run, pairs_hash)[:12]])
+
+
+def images_of(run: RunParams, pairs_count: int) -> int:
+    """How many images a whole training of `run` puts through the network, forward and back."""
+    return run.epochs * pairs_count * max(1, len(run.crops))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as read from its folder."""
+
+    folder: Path
+    about: dict  # run.json
+    validation_mse: np.ndarray  # float64, epochs x validation images
+
+    @property
+    def diverged(self) -> bool:
+        return self.about["status"] == "diverged"
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: epoch, learning_rate, train_loss, psnr_full, psnr_per_image (dB)."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def metrics(self, params: Params) -> dict[str, float]:
+        """The four PSNR columns (dB) after the last epoch, under the evaluation of `params`."""
+        return summarize(self.validation_mse[-1], params.evaluation, params.seed)
+
+
+def find(stage: str, run: RunParams, pairs_hash: str) -> Result | None:
+    """The finished run, or None if it is not there, not whole or not what its run.json says: it is then trained again."""
+    folder = RUNS / stage / run_name(run, pairs_hash)
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if about["identity"] != identity(run, pairs_hash):
+            return None
+        if any(file_digest(folder / name) != expected for name, expected in about["files"].items()):
+            return None
+        return Result(folder, about, load_file(folder / "validation.safetensors")["mse"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def train_and_store(stage: str, run: RunParams, pairs: PairSet, params: Params, device: torch.device, on_epoch=lambda state: None) -> Result:
+    """The finished run: found on disk, or trained now (from its checkpoint if there is one) and stored."""
+    found = find(stage, run, pairs.hash)
+    if found:
+        return found
+    name = run_name(run, pairs.hash)
+    checkpoint = RUNS / ".checkpoints" / f"{name}.safetensors"
+    state = train(run, pairs, device, checkpoint, on_epoch)
+    try:
+        _store(RUNS / stage / name, run, pairs, params, state, device)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"data/runs/{stage}/{name}: no space left on the disk; free some and start again") from error
+        raise
+    checkpoint.unlink(missing_ok=True)
+    result = find(stage, run, pairs.hash)
+    if result is None:
+        raise UserError(f"{relative(RUNS / stage / name)}: changed on disk while it was written; start again")
+    return result
+
+
+def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: Trained, device: torch.device) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (RUNS / ".checkpoints").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="storing-", dir=RUNS / ".checkpoints") as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir()
+        mse = np.stack(state.validation_mse)
+        pd.DataFrame(state.history).to_csv(made / "history.csv", index=False, float_format="%.9g")
+        save_file({"mse": mse}, made / "validation.safetensors")
+        save_network(state.network, made / "model.safetensors")
+        write_json(made / "metrics.json", summarize(mse[-1], params.evaluation, params.seed))
+        about = {
+            "run": folder.name,
+            "identity": identity(run, pairs.hash),
+            "status": "diverged" if state.diverged else "finished",
+            "parameters": run.model_dump(mode="json"),
+            "pairs": pairs.hash,
+            "code": code_hash(),
+            "images": images_of(run, len(pairs.train["noisy_1"])),
+            "seconds": round(state.seconds, 2),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "files": {name: file_digest(made / name) for name in ("history.csv", "validation.safetensors", "model.safetensors")},
+        }
+        write_json(made / "run.json", about)
+        if folder.exists():  # not whole, or it would have been found
+            shutil.rmtree(folder)
+        made.replace(folder)

@@ -1,0 +1,205 @@
+"""Many runs on Dask: a local cluster by default, an existing one by the address of its scheduler.
+
+Dask does the scheduling: a run is one task, a worker that dies has its runs started again elsewhere, and there they go on from their
+last checkpoint. Workers must see the same checkout under the same path (a shared file system), since runs and pairs are files there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import dask
+import torch
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
+
+from n2nlib import runs
+from n2nlib.experiments import Planned
+from n2nlib.files import UserError
+from n2nlib.pairs import PairSet, load_pairs
+from n2nlib.params import Params, RunParams
+
+TOPIC = "n2n-progress"
+HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
+
+
+@lru_cache(maxsize=1)
+def _pairs(folder: str, pairs_hash: str) -> PairSet:
+    """The pair set, mapped once a worker."""
+    pairs = load_pairs(Path(folder))
+    if pairs.hash != pairs_hash:
+        raise UserError(f"{folder}: not the pair set that this sweep was started with")
+    return pairs
+
+
+def pick_device(wanted: str, worker: int = 0) -> torch.device:
+    """The device of a worker: its own GPU where there are any. Raises `UserError` for a GPU that is not there."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not gpus:
+        raise UserError("device = 'cuda': this machine has no CUDA GPU that torch can use; allowed here: auto, cpu")
+    return torch.device("cuda", worker % gpus) if gpus and wanted != "cpu" else torch.device("cpu")
+
+
+def train_on_worker(stage: str, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str:
+    """The task that Dask runs: train one run, report every epoch, return the run's name (its numbers are in its folder)."""
+    torch.set_num_threads(1)
+    worker = get_worker()
+    number = int(worker.name) if str(worker.name).isdigit() else 0
+    pairs = _pairs(pairs_folder, pairs_hash)
+    name = runs.run_name(run, pairs_hash)
+    an_epoch = runs.images_of(run, len(pairs.train["noisy_1"])) // run.epochs
+    runs.train_and_store(
+        stage,
+        run,
+        pairs,
+        params,
+        pick_device(params.device, number),
+        on_epoch=lambda state: worker.log_event(TOPIC, {"run": name, "images": an_epoch}),
+    )
+    return name
+
+
+def default_workers(params: Params) -> int:
+    """One process a core, or one a GPU, unless `sweep.workers` says otherwise."""
+    if params.sweep.workers:
+        return params.sweep.workers
+    if pick_device(params.device).type == "cuda":
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _client(params: Params, tasks: int) -> Iterator[Client]:
+    """A client of the given scheduler, or of a local cluster that ends with it."""
+    address = os.environ.get("N2N_SCHEDULER") or params.sweep.scheduler
+    if address:
+        try:
+            client = Client(address, timeout=20)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UserError(f"sweep.scheduler = {address!r}: no Dask scheduler answers there ({error}); allowed: tcp://host:8786") from error
+        with client:
+            yield client
+        return
+    # No dashboard, no spilling to disk: the workers hold a mapped pair set and one network each. A worker that is lost is replaced,
+    # and a run may lose its worker a few times (a machine short of memory) before it is given up.
+    settings = {"distributed.scheduler.allowed-failures": 10, "distributed.comm.timeouts.connect": "60s"}
+    with (
+        dask.config.set(settings),
+        tempfile.TemporaryDirectory(prefix="n2n-dask-", ignore_cleanup_errors=True) as scratch,
+        LocalCluster(
+            n_workers=min(default_workers(params), tasks),
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            local_directory=scratch,
+            silence_logs="ERROR",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+class Progress:
+    """One short line a finished run, with what the sweep has done and what is left; nothing is drawn over."""
+
+    def __init__(self, runs_all: int, runs_found: int, images: int) -> None:
+        self.all, self.finished, self.images, self.seen = runs_all, runs_found, images, 0
+        self.started = time.monotonic()
+
+    def on_event(self, event: tuple[float, dict]) -> None:
+        self.seen += event[1]["images"]
+
+    def line(self, text: str) -> None:
+        """Print `text` behind the count of finished runs, with images/s so far and the time left."""
+        rate = self.seen / max(1e-9, time.monotonic() - self.started)
+        left = f"{duration((self.images - self.seen) / rate)} left" if self.seen and self.seen < self.images else "done"
+        print(f"[{self.finished:{len(str(self.all))}}/{self.all}] {text} | {rate:.0f} images/s, {left}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "3 min 20 s", "2 h 05 min"."""
+    seconds = round(max(0.0, seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def train_all(stage: str, planned: list[Planned], pairs: PairSet, params: Params) -> list[runs.Result]:
+    """Train what is missing of `planned`, and return all results in order; nothing finished is trained again.
+
+    A run that fails does not stop the others; its error is raised when they are done. Raises `UserError` for what a user can mend.
+    """
+    found = {runs.run_name(one.run, pairs.hash): runs.find(stage, one.run, pairs.hash) for one in planned}
+    missing = {runs.run_name(one.run, pairs.hash): one.run for one in planned}
+    missing = {name: run for name, run in missing.items() if found[name] is None}
+    if missing:
+        _train(stage, missing, len(found), pairs, params)
+        found |= {name: runs.find(stage, run, pairs.hash) for name, run in missing.items()}
+    else:
+        print(f"{stage}: all {len(found)} runs are on disk, nothing to train.", flush=True)
+    lost = [name for name, result in found.items() if result is None]
+    if lost:
+        raise UserError(f"data/runs/{stage}/{lost[0]}: not readable after its training; start again (nothing else is trained twice)")
+    return [found[runs.run_name(one.run, pairs.hash)] for one in planned]
+
+
+def _train(stage: str, missing: dict[str, RunParams], all_runs: int, pairs: PairSet, params: Params) -> None:
+    count = len(pairs.train["noisy_1"])
+    images = {name: runs.images_of(run, count) for name, run in missing.items()}
+    progress = Progress(all_runs, all_runs - len(missing), sum(images.values()))
+    failures: dict[str, BaseException] = {}
+    with _client(params, len(missing)) as client:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        print(
+            f"{stage}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
+            f"({sum(images.values()):,} images) on {workers} {'process' if workers == 1 else 'processes'}.",
+            flush=True,
+        )
+        client.subscribe_topic(TOPIC, progress.on_event)
+        longest_first = sorted(missing, key=lambda name: -images[name])  # the last to end should be short; sorted is stable
+        futures: dict[Future, str] = {
+            client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage}/{name}", pure=False): name
+            for name in longest_first
+        }
+        pending = set(futures)
+        while pending:
+            try:
+                done, pending = wait(pending, timeout=HEARTBEAT, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                progress.line("training")
+                continue
+            for future in done:
+                name = futures[future]
+                if future.status == "finished":
+                    progress.finished += 1
+                    progress.line(_outcome(stage, missing[name], pairs, params))
+                else:
+                    failures[name] = _reason(future, name)
+                    progress.line(f"{name}: FAILED: {failures[name]}")
+    for error in failures.values():
+        raise error
+
+
+def _outcome(stage: str, run: RunParams, pairs: PairSet, params: Params) -> str:
+    result = runs.find(stage, run, pairs.hash)
+    name = runs.run_name(run, pairs.hash).rsplit("-", 1)[0]
+    if result is None:
+        return f"{name}: trained, but not on this machine's disk"
+    state = "DIVERGED, " if result.diverged else ""
+    return f"{name}: {state}{result.metrics(params)['psnr_mean']:.2f} dB in {duration(result.about['seconds'])}"
+
+
+def _reason(future: Future, name: str) -> BaseException:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return UserError(f"{name}: lost its worker too often (memory?); start again, it goes on from its last checkpoint")
+    return error if isinstance(error, BaseException) else UserError(f"{name}: {future.status}")
