@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import safe_open
+
 
 class UserError(Exception):
     """A mistake that its user can mend: shown as one message, in a terminal and in a notebook, without a traceback."""
@@ -77,3 +79,10 @@ def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_safetensors(path: Path) -> tuple[dict, dict[str, str]]:
+    """(name -> torch tensor, memory-mapped; metadata) of a safetensors file. Raises OSError or SafetensorError if it is not one."""
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}

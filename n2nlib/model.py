@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from n2nlib.files import UserError, replacing
+from n2nlib.files import UserError, read_safetensors, replacing
 
 PEAK = 255.0
 DEPTH = 5  # poolings: image sides must be multiples of 2**5
@@ -112,9 +112,9 @@ def save_network(network: Network, path: Path) -> None:
 def load_network(path: Path) -> Network:
     """The network that `save_network` wrote. Raises `UserError` if the file is missing, damaged or of something else."""
     try:
-        with safe_open(path, framework="pt") as file:
-            network = Network(**json.loads(file.metadata()["network"]))
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118: not a dictionary
+        tensors, metadata = read_safetensors(path)
+        network = Network(**json.loads(metadata["network"]))
+        network.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a model of this project, or damaged ({error}); allowed: a model.safetensors or final.safetensors") from error
     return network

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
-from n2nlib.files import UserError, relative, replacing, write_json
+from n2nlib.files import UserError, read_safetensors, relative, replacing, write_json
 from n2nlib.params import Pairs, Params
 from n2nlib.photos import Photo, find_photos
 
@@ -196,8 +196,7 @@ def load_pairs(folder: Path) -> PairSet:
     for split in SPLITS:
         path = folder / f"{split}.safetensors"
         try:
-            with safe_open(path, framework="pt") as file:
-                splits[split] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+            splits[split], _ = read_safetensors(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{relative(path)}: damaged ({error}); remove {relative(folder)} and make it again with notebook 01") from error
         if len(splits[split]["noisy_1"]) != card["counts"][split]:

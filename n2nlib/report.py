@@ -26,6 +26,7 @@ def run_notebook(name: str) -> None:
         raise UserError(f"{name}: no such notebook; allowed: {names}")
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     target = params.reports / "notebooks" / source.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,7 @@ def run_notebook(name: str) -> None:
             kernel_name="python3",
             progress_bar=False,
             cwd=ROOT,
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no open ports, and no warning about them
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
         )

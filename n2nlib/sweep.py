@@ -25,6 +25,16 @@ from n2nlib.pairs import PairSet, load_pairs
 from n2nlib.params import Params, RunParams
 
 TOPIC = "n2n-progress"
+# Of a worker's process. The allocator keeps what a training step frees: Dask's own setting gives it back to the system at once, and getting
+# it again costs a fifth of the time.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
 
 
@@ -87,7 +97,11 @@ def _client(params: Params, tasks: int) -> Iterator[Client]:
         return
     # No dashboard, no spilling to disk: the workers hold a mapped pair set and one network each. A worker that is lost is replaced,
     # and a run may lose its worker a few times (a machine short of memory) before it is given up.
-    settings = {"distributed.scheduler.allowed-failures": 10, "distributed.comm.timeouts.connect": "60s"}
+    settings = {
+        "distributed.scheduler.allowed-failures": 10,
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+    }
     with (
         dask.config.set(settings),
         tempfile.TemporaryDirectory(prefix="n2n-dask-", ignore_cleanup_errors=True) as scratch,

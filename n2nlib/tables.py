@@ -96,7 +96,7 @@ def _value(mean: float, std: float, bold: bool, diverged: bool) -> str:
 
 def _means(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """One row a setting: PSNR and evaluation spread averaged over seeds, the spread between seeds, the rank (1 is best)."""
-    frame = frame.assign(diverged=frame["diverged"] if "diverged" in frame else False)
+    frame = frame.assign(diverged=frame.get("diverged", False))
     groups = frame.groupby(keys, sort=False)
     means = groups.agg(psnr_mean=("psnr_mean", "mean"), psnr_std=("psnr_std", "mean"), diverged=("diverged", "any"))
     if "seed" in frame and frame["seed"].nunique() > 1:

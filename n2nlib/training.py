@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from n2nlib import augment
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
-from n2nlib.files import replacing
+from n2nlib.files import read_safetensors, replacing
 from n2nlib.model import Network
 from n2nlib.pairs import PairSet
 from n2nlib.params import RunParams
@@ -163,9 +163,8 @@ def restore(path: Path, run: RunParams, device: torch.device) -> Trained | None:
         return None
     state = begin(run, device)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
-            state.history, state.seconds = json.loads(file.metadata()["history"]), float(file.metadata()["seconds"])
+        tensors, metadata = read_safetensors(path)
+        state.history, state.seconds = json.loads(metadata["history"]), float(metadata["seconds"])
         state.network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
         optimizer = state.optimizer.state_dict()
         for name, tensor in tensors.items():
