@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+CONNECT = 20  # seconds that a given scheduler has to answer
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
 
 
@@ -89,7 +90,7 @@ def _client(params: Params, tasks: int) -> Iterator[Client]:
     address = os.environ.get("N2N_SCHEDULER") or params.sweep.scheduler
     if address:
         try:
-            client = Client(address, timeout=20)
+            client = Client(address, timeout=CONNECT)
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(f"sweep.scheduler = {address!r}: no Dask scheduler answers there ({error}); allowed: tcp://host:8786") from error
         with client:

@@ -166,11 +166,14 @@ def restore(path: Path, run: RunParams, device: torch.device) -> Trained | None:
         tensors, metadata = read_safetensors(path)
         state.history, state.seconds = json.loads(metadata["history"]), float(metadata["seconds"])
         state.network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
+        parameters = list(state.network.parameters())
         optimizer = state.optimizer.state_dict()
         for name, tensor in tensors.items():
             if name.startswith("optimizer/"):
                 _, number, key = name.split("/")
-                optimizer["state"].setdefault(int(number), {})[key] = tensor
+                like = parameters[int(number)]  # the fused optimisers go through memory in order, so layouts must agree
+                value = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+                optimizer["state"].setdefault(int(number), {})[key] = value
         state.optimizer.load_state_dict(optimizer)
         state.order.set_state(tensors["generator/order"])
         state.augmentation.set_state(tensors["generator/augmentation"])

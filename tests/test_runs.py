@@ -1,0 +1,164 @@
+"""One run and its folder: annealing, same seed same bytes, resume, divergence, identity, damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import a_run
+
+from n2nlib import runs, training
+from n2nlib.pairs import PairSet
+from n2nlib.params import Params, RunParams
+from n2nlib.runs import find, identity, train_and_store
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The bytes of a run's folder, without the seconds that it took."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "run.json"}
+    about = json.loads((folder / "run.json").read_text())
+    return files | {"run.json": {key: value for key, value in about.items() if key != "seconds"}}
+
+
+def test_annealing_as_in_the_papers_example() -> None:
+    run = a_run(learning_rate=5e-2, annealing_steps=3, epochs=20)
+    rates = [training.learning_rate(run, epoch) for epoch in range(20)]
+    assert rates == pytest.approx([5e-2] * 5 + [5e-3] * 5 + [5e-4] * 5 + [5e-5] * 5)
+    run = a_run(learning_rate=1.0, annealing_steps=1, epochs=20)
+    assert [training.learning_rate(run, epoch) for epoch in (0, 9, 10, 19)] == pytest.approx([1, 1, 0.1, 0.1])
+    assert {training.learning_rate(a_run(annealing_steps=0, epochs=7), epoch) for epoch in range(7)} == {1e-3}
+    assert training.learning_rate(a_run(annealing_steps=1, epochs=1), 0) == 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_one_step_is_the_optimisers_rule(pair_set: PairSet, optimizer: str) -> None:
+    run = a_run(optimizer=optimizer, batch_size=48, epochs=1, sigma_n=0.0, flips="none", learning_rate=1e-4, loss="l1", annealing_steps=0)
+    state = training.begin(run, CPU)
+    before = {name: tensor.clone() for name, tensor in state.network.named_parameters()}
+    inputs, targets = pair_set.train["noisy_1"], pair_set.train["noisy_2"]
+    loss = (state.network(inputs.float()) - targets.float()).abs().mean()
+    gradients = dict(zip(before, torch.autograd.grad(loss, list(state.network.parameters())), strict=True))
+    assert training.train_epoch(run, state, inputs, targets) == pytest.approx(loss.item(), rel=1e-4)
+    for name, parameter in state.network.named_parameters():
+        step = gradients[name] if optimizer == "sgd" else gradients[name] / (gradients[name].abs() + 1e-8)
+        expected = before[name] - 1e-4 * step
+        torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"crops": ((0.7, 1.0), (0.05, 0.4))}, {"arch": "tconv", "optimizer": "sgd", "learning_rate": 1e-7}])
+def test_same_seed_same_bytes_other_seed_other_bytes(pair_set: PairSet, params: Params, runs_folder: Path, changes: dict) -> None:
+    first = _files(train_and_store("one", a_run(**changes), pair_set, params, CPU).folder)
+    again = _files(train_and_store("two", a_run(**changes), pair_set, params, CPU).folder)
+    other = _files(train_and_store("one", a_run(**changes, seed=1), pair_set, params, CPU).folder)
+    assert first == again
+    assert first["model.safetensors"] != other["model.safetensors"]
+    assert not list((runs_folder / ".checkpoints").iterdir())
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("epochs_done", [1, 2, 3])
+def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, params: Params, runs_folder: Path, epochs_done: int, optimizer: str) -> None:
+    run = a_run(crops=((0.7, 1.0),), optimizer=optimizer, learning_rate=1e-6)
+    whole = _files(train_and_store("whole", run, pair_set, params, CPU).folder)
+    seen = []
+
+    def interrupt(state: training.Trained) -> None:
+        seen.append(len(state.history))
+        if len(state.history) == epochs_done and len(seen) == epochs_done:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train_and_store("parts", run, pair_set, params, CPU, interrupt)
+    assert find("parts", run, pair_set.hash) is None
+    resumed = _files(train_and_store("parts", run, pair_set, params, CPU, interrupt).folder)
+    assert resumed == whole
+    assert seen == [1, 2, 3]  # no epoch twice
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
+def test_a_damaged_checkpoint_starts_the_run_again(pair_set: PairSet, params: Params, runs_folder: Path, damage: str, capsys) -> None:
+    run = a_run()
+    whole = _files(train_and_store("whole", run, pair_set, params, CPU).folder)
+    checkpoint = runs_folder / ".checkpoints" / f"{runs.run_name(run, pair_set.hash)}.safetensors"
+    training.train(a_run(epochs=1), pair_set, CPU, checkpoint)
+    if damage == "other":
+        training.train(a_run(width=6, epochs=1), pair_set, CPU, runs_folder / "other")
+        shutil.move(runs_folder / "other", checkpoint)
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-50] if damage == "truncated" else b"")
+    assert _files(train_and_store("again", run, pair_set, params, CPU).folder) == whole
+    assert "damaged checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["run.json", "history.csv", "validation.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_run_is_trained_again(pair_set: PairSet, params: Params, runs_folder: Path, name: str, damage: str) -> None:
+    run = a_run(epochs=1)
+    result = train_and_store("one", run, pair_set, params, CPU)
+    whole = _files(result.folder)
+    path = result.folder / name
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-3])
+    assert find("one", run, pair_set.hash) is None
+    assert _files(train_and_store("one", run, pair_set, params, CPU).folder) == whole
+
+
+def test_a_diverged_run_is_recorded_with_its_psnr(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+    run = a_run(optimizer="sgd", learning_rate=1e12, epochs=3)
+    result = train_and_store("one", run, pair_set, params, CPU)
+    assert result.diverged
+    assert len(result.history) < 3 or not np.isfinite(result.history["train_loss"].iloc[-1])
+    assert 0 < result.metrics(params)["psnr_full"] < 15
+    assert find("one", run, pair_set.hash).diverged
+
+
+def test_metrics_follow_the_evaluation_without_training(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+    result = train_and_store("one", a_run(epochs=1), pair_set, params, CPU)
+    other = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"subset": 16})})
+    assert result.metrics(other)["psnr_mean"] == pytest.approx(result.metrics(params)["psnr_full"])
+    assert json.loads((result.folder / "metrics.json").read_text()) == pytest.approx(result.metrics(params))
+
+
+def test_identity_follows_every_parameter_the_pairs_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = identity(a_run(), "pairs")
+    others = {"seed": 1, "width": 6, "arch": "tconv", "residual": True, "normalized": True, "tau_sharp": 0.0, "target": "clean", "loss": "l1"}
+    others |= {"optimizer": "sgd", "learning_rate": 2e-3, "annealing_steps": 0, "epochs": 4, "batch_size": 8, "sigma_n": 0.0, "flips": "none"}
+    others |= {"shared_noise": True, "crops": ((0.7, 1.0),), "precision": "bfloat16"}
+    assert set(others) == set(RunParams.model_fields)
+    assert len({identity(a_run(**{name: value}), "pairs") for name, value in others.items()} | {base}) == len(others) + 1
+    assert identity(a_run(), "other pairs") != base
+    monkeypatch.setattr(runs, "code_hash", lambda: "edited")
+    assert identity(a_run(), "pairs") != base
+
+
+def test_the_code_behind_a_run_is_what_trains_and_nothing_that_draws() -> None:
+    assert set(runs.TRAINING_MODULES) == {"augment.py", "model.py", "training.py"}
+
+
+def test_a_clean_target_gets_no_noise(pair_set: PairSet) -> None:
+    images = pair_set.train["noisy_1"][:4].float(), pair_set.train["clean"][:4].float()
+    noisy, target = training.augmented(a_run(target="clean", flips="none"), images, torch.Generator().manual_seed(0))
+    assert torch.equal(target, images[1])
+    assert not torch.equal(noisy, images[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_learns_what_the_cpu_learns(pair_set: PairSet, tmp_path: Path) -> None:
+    run = a_run(sigma_n=0.0, flips="none", epochs=2)
+    states = [training.train(run, pair_set, torch.device(name), tmp_path / name) for name in ("cpu", "cuda")]
+    losses = [[row["train_loss"] for row in state.history] for state in states]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
