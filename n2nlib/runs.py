@@ -84,9 +84,9 @@ class Result:
         return summarize(self.validation_mse[-1], params.evaluation, params.seed)
 
 
-def find(stage: str, run: RunParams, pairs_hash: str) -> Result | None:
-    """The finished run, or None if it is not there, not whole or not what its run.json says: it is then trained again."""
-    folder = RUNS / stage / run_name(run, pairs_hash)
+def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
+    """The finished run in the folder `stage`, or None if it is not there, not whole or not what its run.json says: it is then trained again."""
+    folder = stage / run_name(run, pairs_hash)
     try:
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if about["identity"] != identity(run, pairs_hash):
@@ -98,31 +98,32 @@ def find(stage: str, run: RunParams, pairs_hash: str) -> Result | None:
         return None
 
 
-def train_and_store(stage: str, run: RunParams, pairs: PairSet, params: Params, device: torch.device, on_epoch=lambda state: None) -> Result:
-    """The finished run: found on disk, or trained now (from its checkpoint if there is one) and stored."""
+def train_and_store(stage: Path, run: RunParams, pairs: PairSet, params: Params, device: torch.device, on_epoch=lambda state: None) -> Result:
+    """The finished run in the folder `stage`: found there, or trained now (from its checkpoint if there is one) and stored."""
     found = find(stage, run, pairs.hash)
     if found:
         return found
-    name = run_name(run, pairs.hash)
-    checkpoint = RUNS / ".checkpoints" / f"{name}.safetensors"
+    folder = stage / run_name(run, pairs.hash)
+    checkpoint = stage.parent / ".checkpoints" / f"{folder.name}.safetensors"
     state = train(run, pairs, device, checkpoint, on_epoch)
     try:
-        _store(RUNS / stage / name, run, pairs, params, state, device)
+        _store(folder, run, pairs, params, state, device)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"data/runs/{stage}/{name}: no space left on the disk; free some and start again") from error
+            raise UserError(f"{relative(folder)}: no space left on the disk; free some and start again") from error
         raise
     checkpoint.unlink(missing_ok=True)
     result = find(stage, run, pairs.hash)
     if result is None:
-        raise UserError(f"{relative(RUNS / stage / name)}: changed on disk while it was written; start again")
+        raise UserError(f"{relative(folder)}: changed on disk while it was written; start again")
     return result
 
 
 def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: Trained, device: torch.device) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    (RUNS / ".checkpoints").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="storing-", dir=RUNS / ".checkpoints") as temporary:
+    workshop = folder.parent.parent / ".checkpoints"
+    workshop.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="storing-", dir=workshop) as temporary:
         made = Path(temporary) / folder.name
         made.mkdir()
         mse = np.stack(state.validation_mse)

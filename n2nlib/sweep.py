@@ -56,7 +56,7 @@ def pick_device(wanted: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % gpus) if gpus and wanted != "cpu" else torch.device("cpu")
 
 
-def train_on_worker(stage: str, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str:
+def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str:
     """The task that Dask runs: train one run, report every epoch, return the run's name (its numbers are in its folder)."""
     torch.set_num_threads(1)
     worker = get_worker()
@@ -153,12 +153,13 @@ def train_all(stage: str, planned: list[Planned], pairs: PairSet, params: Params
 
     A run that fails does not stop the others; its error is raised when they are done. Raises `UserError` for what a user can mend.
     """
-    found = {runs.run_name(one.run, pairs.hash): runs.find(stage, one.run, pairs.hash) for one in planned}
+    folder = runs.RUNS / stage
+    found = {runs.run_name(one.run, pairs.hash): runs.find(folder, one.run, pairs.hash) for one in planned}
     missing = {runs.run_name(one.run, pairs.hash): one.run for one in planned}
     missing = {name: run for name, run in missing.items() if found[name] is None}
     if missing:
-        _train(stage, missing, len(found), pairs, params)
-        found |= {name: runs.find(stage, run, pairs.hash) for name, run in missing.items()}
+        _train(folder, missing, len(found), pairs, params)
+        found |= {name: runs.find(folder, run, pairs.hash) for name, run in missing.items()}
     else:
         print(f"{stage}: all {len(found)} runs are on disk, nothing to train.", flush=True)
     lost = [name for name, result in found.items() if result is None]
@@ -167,7 +168,7 @@ def train_all(stage: str, planned: list[Planned], pairs: PairSet, params: Params
     return [found[runs.run_name(one.run, pairs.hash)] for one in planned]
 
 
-def _train(stage: str, missing: dict[str, RunParams], all_runs: int, pairs: PairSet, params: Params) -> None:
+def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: PairSet, params: Params) -> None:
     count = len(pairs.train["noisy_1"])
     images = {name: runs.images_of(run, count) for name, run in missing.items()}
     progress = Progress(all_runs, all_runs - len(missing), sum(images.values()))
@@ -175,14 +176,14 @@ def _train(stage: str, missing: dict[str, RunParams], all_runs: int, pairs: Pair
     with _client(params, len(missing)) as client:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         print(
-            f"{stage}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
+            f"{stage.name}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
             f"({sum(images.values()):,} images) on {workers} {'process' if workers == 1 else 'processes'}.",
             flush=True,
         )
         client.subscribe_topic(TOPIC, progress.on_event)
         longest_first = sorted(missing, key=lambda name: -images[name])  # the last to end should be short; sorted is stable
         futures: dict[Future, str] = {
-            client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage}/{name}", pure=False): name
+            client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage.name}/{name}", pure=False): name
             for name in longest_first
         }
         pending = set(futures)
@@ -204,7 +205,7 @@ def _train(stage: str, missing: dict[str, RunParams], all_runs: int, pairs: Pair
         raise error
 
 
-def _outcome(stage: str, run: RunParams, pairs: PairSet, params: Params) -> str:
+def _outcome(stage: Path, run: RunParams, pairs: PairSet, params: Params) -> str:
     result = runs.find(stage, run, pairs.hash)
     name = runs.run_name(run, pairs.hash).rsplit("-", 1)[0]
     if result is None:

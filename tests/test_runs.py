@@ -58,9 +58,9 @@ def test_one_step_is_the_optimisers_rule(pair_set: PairSet, optimizer: str) -> N
 
 @pytest.mark.parametrize("changes", [{}, {"crops": ((0.7, 1.0), (0.05, 0.4))}, {"arch": "tconv", "optimizer": "sgd", "learning_rate": 1e-7}])
 def test_same_seed_same_bytes_other_seed_other_bytes(pair_set: PairSet, params: Params, runs_folder: Path, changes: dict) -> None:
-    first = _files(train_and_store("one", a_run(**changes), pair_set, params, CPU).folder)
-    again = _files(train_and_store("two", a_run(**changes), pair_set, params, CPU).folder)
-    other = _files(train_and_store("one", a_run(**changes, seed=1), pair_set, params, CPU).folder)
+    first = _files(train_and_store(runs_folder / "one", a_run(**changes), pair_set, params, CPU).folder)
+    again = _files(train_and_store(runs_folder / "two", a_run(**changes), pair_set, params, CPU).folder)
+    other = _files(train_and_store(runs_folder / "one", a_run(**changes, seed=1), pair_set, params, CPU).folder)
     assert first == again
     assert first["model.safetensors"] != other["model.safetensors"]
     assert not list((runs_folder / ".checkpoints").iterdir())
@@ -74,7 +74,7 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("epochs_done", [1, 2, 3])
 def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, params: Params, runs_folder: Path, epochs_done: int, optimizer: str) -> None:
     run = a_run(crops=((0.7, 1.0),), optimizer=optimizer, learning_rate=1e-6)
-    whole = _files(train_and_store("whole", run, pair_set, params, CPU).folder)
+    whole = _files(train_and_store(runs_folder / "whole", run, pair_set, params, CPU).folder)
     seen = []
 
     def interrupt(state: training.Trained) -> None:
@@ -83,9 +83,9 @@ def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, param
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train_and_store("parts", run, pair_set, params, CPU, interrupt)
-    assert find("parts", run, pair_set.hash) is None
-    resumed = _files(train_and_store("parts", run, pair_set, params, CPU, interrupt).folder)
+        train_and_store(runs_folder / "parts", run, pair_set, params, CPU, interrupt)
+    assert find(runs_folder / "parts", run, pair_set.hash) is None
+    resumed = _files(train_and_store(runs_folder / "parts", run, pair_set, params, CPU, interrupt).folder)
     assert resumed == whole
     assert seen == [1, 2, 3]  # no epoch twice
 
@@ -93,7 +93,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, param
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
 def test_a_damaged_checkpoint_starts_the_run_again(pair_set: PairSet, params: Params, runs_folder: Path, damage: str, capsys) -> None:
     run = a_run()
-    whole = _files(train_and_store("whole", run, pair_set, params, CPU).folder)
+    whole = _files(train_and_store(runs_folder / "whole", run, pair_set, params, CPU).folder)
     checkpoint = runs_folder / ".checkpoints" / f"{runs.run_name(run, pair_set.hash)}.safetensors"
     training.train(a_run(epochs=1), pair_set, CPU, checkpoint)
     if damage == "other":
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_starts_the_run_again(pair_set: PairSet, params: Pa
         shutil.move(runs_folder / "other", checkpoint)
     else:
         checkpoint.write_bytes(checkpoint.read_bytes()[:-50] if damage == "truncated" else b"")
-    assert _files(train_and_store("again", run, pair_set, params, CPU).folder) == whole
+    assert _files(train_and_store(runs_folder / "again", run, pair_set, params, CPU).folder) == whole
     assert "damaged checkpoint" in capsys.readouterr().out
 
 
@@ -109,25 +109,25 @@ def test_a_damaged_checkpoint_starts_the_run_again(pair_set: PairSet, params: Pa
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_a_damaged_run_is_trained_again(pair_set: PairSet, params: Params, runs_folder: Path, name: str, damage: str) -> None:
     run = a_run(epochs=1)
-    result = train_and_store("one", run, pair_set, params, CPU)
+    result = train_and_store(runs_folder / "one", run, pair_set, params, CPU)
     whole = _files(result.folder)
     path = result.folder / name
     path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-3])
-    assert find("one", run, pair_set.hash) is None
-    assert _files(train_and_store("one", run, pair_set, params, CPU).folder) == whole
+    assert find(runs_folder / "one", run, pair_set.hash) is None
+    assert _files(train_and_store(runs_folder / "one", run, pair_set, params, CPU).folder) == whole
 
 
 def test_a_diverged_run_is_recorded_with_its_psnr(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
     run = a_run(optimizer="sgd", learning_rate=1e12, epochs=3)
-    result = train_and_store("one", run, pair_set, params, CPU)
+    result = train_and_store(runs_folder / "one", run, pair_set, params, CPU)
     assert result.diverged
     assert len(result.history) < 3 or not np.isfinite(result.history["train_loss"].iloc[-1])
     assert 0 < result.metrics(params)["psnr_full"] < 15
-    assert find("one", run, pair_set.hash).diverged
+    assert find(runs_folder / "one", run, pair_set.hash).diverged
 
 
 def test_metrics_follow_the_evaluation_without_training(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
-    result = train_and_store("one", a_run(epochs=1), pair_set, params, CPU)
+    result = train_and_store(runs_folder / "one", a_run(epochs=1), pair_set, params, CPU)
     other = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"subset": 16})})
     assert result.metrics(other)["psnr_mean"] == pytest.approx(result.metrics(params)["psnr_full"])
     assert json.loads((result.folder / "metrics.json").read_text()) == pytest.approx(result.metrics(params))
