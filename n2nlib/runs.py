@@ -145,6 +145,7 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
             "files": {name: file_digest(made / name) for name in ("history.csv", "validation.safetensors", "model.safetensors")},
         }
         write_json(made / "run.json", about)
-        if folder.exists():  # not whole, or it would have been found
-            shutil.rmtree(folder)
+        if find(folder.parent, run, pairs.hash):  # another process was faster: the same bytes
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # not whole, or it would have been found
         made.replace(folder)

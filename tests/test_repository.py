@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,12 +71,14 @@ def test_dependencies_agree() -> None:
 def test_what_the_library_imports_is_declared() -> None:
     declared = {_name(Requirement(line).name) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]}
     packages = {"PIL": "pillow", "ruamel": "ruamel-yaml", "distributed": "dask", "sklearn": "scikit-learn", "skimage": "scikit-image"}
-    ours_or_standard = {"n2nlib", "__future__"} | set(__import__("sys").stdlib_module_names)
+    ours_or_standard = {"n2nlib", "__future__"} | set(sys.stdlib_module_names)
     comes_along = {"traitlets", "IPython", "nbformat"}  # with ipykernel and nbconvert
     for path in (ROOT / "n2nlib").rglob("*.py"):
-        for module in re.findall(r"^\s*(?:from|import) ([A-Za-z_]+)", path.read_text(), re.M):
-            if module not in ours_or_standard | comes_along:
-                assert _name(packages.get(module, module)) in declared, f"{path.name} imports {module}"
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        for module in {name.split(".")[0] for name in modules} - ours_or_standard - comes_along:
+            assert _name(packages.get(module, module)) in declared, f"{path.name} imports {module}"
 
 
 def test_every_stage_depends_on_its_notebook_and_on_the_code_that_trains() -> None:
