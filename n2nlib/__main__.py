@@ -44,6 +44,27 @@ def _scale(arguments: argparse.Namespace) -> None:
     print(f"params.yaml is now scale {arguments.name}; undo: git restore params.yaml dvc.lock")
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+    from n2nlib.plan import print_plan
+
+    print_plan()
+
+
+def _noise(arguments: argparse.Namespace) -> None:
+    from n2nlib.noise import assumptions, verdict
+    from n2nlib.pairs import load_pairs
+
+    pairs = load_pairs(Path(arguments.folder).resolve() if arguments.folder else load_params().pairs_folder)
+    train, validation = ({name: tensor.numpy() for name, tensor in split.items()} for split in (pairs.train, pairs.validation))
+    measured = assumptions(train, validation)
+    for one in measured:
+        state = "holds" if one.holds else "BROKEN" if one.needed else "differs"
+        print(f"{state:<8}{one.name}{'' if one.needed else ' (not needed)'}: {one.words}")
+    print(verdict(measured))
+    if any(one.needed and not one.holds for one in measured):
+        raise UserError("this pair set breaks an assumption of Noise2Noise")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction.")
     commands = top.add_subparsers(dest="command", required=True)
@@ -55,6 +76,13 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)")
     run.add_argument("notebook", help="its name, such as 03_ablation")
     run.set_defaults(do=_run)
+
+    noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
+    noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
+    noise.set_defaults(do=_noise)
+
+    plan = commands.add_parser("plan", help="say what dvc repro would do: stale stages and why, runs, images, minutes on this machine")
+    plan.set_defaults(do=_plan)
 
     scale = commands.add_parser("scale", help="make params.yaml that of a scale")
     scale.add_argument("name", help="a file of params/, such as smoke")

@@ -15,6 +15,13 @@ TRIES = 10  # as torchvision's RandomResizedCrop
 RATIO = (3 / 4, 4 / 3)  # width over height, likewise
 
 
+def redraw(blocks: Tensor, generator: torch.Generator) -> Tensor:
+    """A noisy version of each image from its cells: uint8 B x cell x 3 x S x S -> B x 3 x S x S, one uniformly drawn pixel of each cell."""
+    count, cell, _, height, width = blocks.shape
+    chosen = torch.randint(cell, (count, 1, 1, height, width), generator=generator, device=blocks.device)
+    return blocks.gather(1, chosen.expand(-1, -1, 3, -1, -1)).squeeze(1)
+
+
 def flip(images: tuple[Tensor, ...], how: str, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Flip horizontally and vertically, each with probability 1/2: drawn for each image, once a "batch", or "none".
 

@@ -52,7 +52,7 @@ def architecture(width: int, size: int = 32) -> Figure:
         if level:
             skips[level] = place
         x += 0.42
-        _arrow(axis, (place[0], place[1] - 0.5), (x, row[level + 1] + 0.52), "C1")
+        _arrow(axis, (place[0], place[1] - 0.5), (x - 0.2, row[level + 1] + 0.6), "C1")
         place = (x, row[level + 1])
         _box(axis, x, row[level + 1], channels[taken - 1], size >> (level + 1), "C4")
     x += 0.62

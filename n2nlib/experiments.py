@@ -42,6 +42,7 @@ def _run(params: Params, choice: dict, section: object, seed: int, **changes: ob
         "flips": training.flips,
         "shared_noise": training.shared_noise,
         "crops": (training.global_crop, training.local_crop) if choice["crops"] else (),
+        "resample": params.pairs.resample,
         "precision": training.precision,
     }
     if "learning_rate" not in changes:
@@ -57,7 +58,8 @@ def _run(params: Params, choice: dict, section: object, seed: int, **changes: ob
 def ablation_runs(params: Params) -> list[Planned]:
     """Table I: every combination of the ablation's lists, each with every seed."""
     options = params.ablation
-    rows = (dict(zip(ABLATION, values, strict=True)) for values in product(*(getattr(options, name) for name in ABLATION)))
+    order = ["loss", "optimizer", "crops", "sharpen", "arch"]  # that of the paper's rows
+    rows = (dict(zip(order, values, strict=True)) for values in product(*(getattr(options, name) for name in order)))
     return [Planned(row | {"seed": seed}, _run(params, row, options, seed)) for row in rows for seed in options.seeds]
 
 

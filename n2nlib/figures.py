@@ -54,27 +54,27 @@ def image_grid(columns: dict[str, np.ndarray], clean: np.ndarray | None = None, 
 
 
 def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
-    """Three views of noisy - clean (uint8 N x 3 x S x S): its histogram beside a normal one, its mean and its spread by grey level."""
+    """Histogram of noisy - clean (uint8 N x 3 x S x S) beside a normal distribution of the same spread."""
     error = noisy.astype(np.int64) - clean
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.0))
-    bins = np.arange(-150.5, 151.5, 3)
-    left.hist(error.ravel(), bins=bins, density=True, log=True, color="C0", label="noise")
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.1))
+    axis.hist(error.ravel(), bins=np.arange(-150.5, 151.5, 3), density=True, log=True, color="C0", label="noise")
     sigma, x = error.std(), np.linspace(-150, 150, 301)
-    left.plot(x, np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi)), color="C1", label=f"normal, σ = {sigma:.1f}")
-    left.set(xlabel="noisy − clean (grey levels)", ylabel="density", ylim=(1e-6, 30), title="Heavy tails")
-    left.legend(loc="upper right", ncols=2, borderaxespad=0)
-    levels = np.arange(0, 256, 16)
-    group = np.digitize(clean.ravel(), levels) - 1
-    counts = np.bincount(group, minlength=len(levels))
-    means = np.bincount(group, error.ravel(), len(levels)) / np.maximum(counts, 1)
-    squares = np.bincount(group, error.ravel().astype(np.float64) ** 2, len(levels)) / np.maximum(counts, 1)
-    spread, centres, filled = np.sqrt(squares - means**2), levels + 8, counts > 30
-    middle.axhline(0, color="black", linewidth=0.8)
-    bars = 1.96 * spread[filled] / np.sqrt(counts[filled])
-    middle.errorbar(centres[filled], means[filled], yerr=bars, fmt="o", color="C0")
-    middle.set(xlabel="clean grey level", ylabel="mean of the noise", title="Mean near zero at every level")
-    right.plot(centres[filled], spread[filled], "o-", color="C0")
-    right.set(xlabel="clean grey level", ylabel="standard deviation", ylim=(0, None), title="Spread by level")
+    axis.plot(x, np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi)), color="C1", label=f"normal, σ = {sigma:.1f}")
+    axis.set(xlabel="noisy − clean (grey levels)", ylabel="density", ylim=(1e-6, None))
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure:
+    """The noise's mean by grey level with 95 % intervals, and its spread by local contrast (frames of `noise`)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.1))
+    left.axhline(0, color="black", linewidth=0.8)
+    left.errorbar(by_level["level"], by_level["mean"], yerr=1.96 * by_level["error"], fmt="o", color="C0")
+    left.set(xlabel="clean grey level", ylabel="mean of the noise (grey levels)", title="Mean at each grey level, 95 % interval")
+    right.plot(by_contrast["contrast"], by_contrast["std"], "o-", color="C0")
+    right.set(
+        xlabel="local contrast of the clean image (grey levels)", ylabel="std of the noise (grey levels)", ylim=(0, None), title="Spread by local contrast"
+    )
     return figure
 
 
@@ -89,7 +89,9 @@ def curves(frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float],
         axis.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{name}: {value:.2f} dB")
     if chosen_at is not None and frame["epoch"].max() > chosen_at:
         axis.axvline(chosen_at, color="0.6", linewidth=0.8)
-        axis.annotate("short cycle ends", (chosen_at, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=6, ha="right", color="0.4")
+        axis.annotate(
+            "short cycle ends", (chosen_at, 0.03), (-2, 0), ("data", "axes fraction"), "offset points", rotation=90, fontsize=6, ha="right", color="0.4"
+        )
     axis.set(xlabel="epoch", ylabel="validation PSNR (dB, global)")
     figure.legend(loc="outside upper center", ncols=2, fontsize=6.5)
     return figure
@@ -98,12 +100,12 @@ def curves(frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float],
 def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float) -> Figure:
     """Every run of Table I as a dot over its setting, ours and the published, with its evaluation spread (dB)."""
     keys = ["loss", "optimizer", "sharpen", "crops"]
+    settings = list(dict.fromkeys(tuple(setting) for frame in (published, table) for setting in frame[keys].to_numpy().tolist()))
+    place = {setting: len(settings) - 1 - row for row, setting in enumerate(settings)}  # one order for both panels, which share their axis
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True)
     for axis, frame, title in ((axes[0], table, "ours"), (axes[1], published, "published")):
-        settings = list(dict.fromkeys(map(tuple, frame[keys].to_numpy())))
-        place = {setting: len(settings) - 1 - row for row, setting in enumerate(settings)}
         for number, (arch, group) in enumerate(frame.groupby("arch")):
-            heights = [place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy()]
+            heights = [place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy().tolist()]
             axis.errorbar(group["psnr_mean"], heights, xerr=group["psnr_std"], fmt="os"[number], color=f"C{number}", label=tables.ARCH[arch], ms=3.5, lw=0.8)
         axis.set(xlabel="PSNR (dB, global)", title=title)
         axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])

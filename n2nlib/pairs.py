@@ -15,22 +15,28 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from n2nlib import noise
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.files import UserError, read_safetensors, relative, replacing, write_json
 from n2nlib.params import Pairs, Params
 from n2nlib.photos import Photo, find_photos
 
+if TYPE_CHECKING:
+    import torch  # where it is used it is imported late: it would cost every process that makes pairs two seconds
+
 VERSIONS = ("noisy_1", "noisy_2", "clean")
 SPLITS = ("train", "validation")
+BLOCKS = "train_blocks.npy"
 
 
 def block_mean(blocks: np.ndarray) -> np.ndarray:
@@ -62,17 +68,23 @@ def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator)
     return pixels[top : top + side, left : left + side]
 
 
-def make_pairs(job: tuple[Photo, list[int]], options: Pairs, crop: str, seed: tuple[int, int]) -> np.ndarray:
-    """All pairs of one photograph: uint8 (3 versions, len(indices), 3, S, S). Pair `i` depends on `seed`, `i` and the photograph alone."""
+def make_pairs(job: tuple[Photo, list[int]], options: Pairs, crop: str, seed: tuple[int, int], keep: Path | None = None) -> np.ndarray:
+    """All pairs of one photograph: uint8 (3 versions, len(indices), 3, S, S). Pair `i` depends on `seed`, `i` and the photograph alone.
+
+    With `keep`, the blocks behind pair `i` go to row `i` of that file (see `PairSet.blocks`).
+    """
     photo, indices = job
     pixels = photo.read()
     made = np.empty((len(VERSIONS), len(indices), 3, options.size, options.size), np.uint8)
+    kept = np.load(keep, mmap_mode="r+") if keep else None
     for row, index in enumerate(indices):
         rng = np.random.default_rng([*seed, index])
         region = random_square(pixels, options.min_crop, rng) if crop == "square" else pixels
         blocks = cells(np.ascontiguousarray(region), options.size, options.block)
         versions = draw(blocks, rng), draw(blocks, rng), block_mean(blocks)
         made[:, row] = np.stack(versions).transpose(0, 3, 1, 2)
+        if kept is not None:
+            kept[index] = blocks.transpose(2, 3, 0, 1)
     return made
 
 
@@ -114,11 +126,17 @@ def _jobs(photos: list[Photo], count: int, seed: list[int]) -> list[tuple[Photo,
 def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str], None] = print) -> dict:
     """Make the pair set of `params` in `folder` (default: data/pairs/<scale>) and return its card. Raises `UserError`."""
     folder, options = folder or params.pairs_folder, params.pairs
+    if options.source == "ee559":
+        from n2nlib.course import read_course
+
+        arrays = read_course(params)
+        used = {split: len(versions["noisy_1"]) for split, versions in arrays.items()}
+        return write_pairs(folder, arrays, options, params.seed, used, {}, say)
     started = time.monotonic()
     arrays: dict[str, dict[str, np.ndarray]] = {}
     wanted = {"train": options.train, "validation": options.validation}
     with _parallel_map(sum(wanted.values())) as mapped:
-        photos = find_photos(params, mapped)
+        photos = find_photos(params, mapped, say)
         for reason in [f"{name}: {reason}" for name, reason in photos.skipped.items()][:10]:
             say(f"left out: {reason}")
         if len(photos.skipped) > 10:
@@ -126,7 +144,8 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
         sides = (photos.training, options.train_crop), (photos.validation, options.validation_crop)
         for number, (split, (chosen, crop)) in enumerate(zip(SPLITS, sides, strict=True)):
             jobs = _jobs(chosen, wanted[split], [params.seed, 3, number])
-            work = partial(make_pairs, options=options, crop=crop, seed=(params.seed, number))
+            keep = _empty_blocks(folder, options) if options.resample and split == "train" else None
+            work = partial(make_pairs, options=options, crop=crop, seed=(params.seed, number), keep=keep)
             made = {version: np.empty((wanted[split], 3, options.size, options.size), np.uint8) for version in VERSIONS}
             done, told = 0, time.monotonic()
             for (_, indices), result in zip(jobs, mapped(work, jobs), strict=True):
@@ -139,11 +158,29 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
                     say(f"{split}: {done} of {wanted[split]} pairs, about {left:.0f} s left")
             arrays[split] = made
     used = {"train": len(photos.training), "validation": len(photos.validation)}
-    return write_pairs(folder, arrays, options, params.seed, used, photos.skipped)
+    return write_pairs(folder, arrays, options, params.seed, used, photos.skipped, say)
 
 
-def write_pairs(folder: Path, arrays: dict, options: Pairs, seed: int, used: dict[str, int], skipped: dict[str, str]) -> dict:
-    """Write `arrays` (split -> version -> uint8 N x 3 x S x S) and their card, whole or not at all; return the card."""
+def _empty_blocks(folder: Path, options: Pairs) -> Path:
+    """A new file for the blocks of all training pairs, uint8 (pairs, block * block, 3, S, S), filled row by row."""
+    path = folder / BLOCKS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.json").unlink(missing_ok=True)
+    shape = (options.train, options.block**2, 3, options.size, options.size)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    return path
+
+
+def write_pairs(
+    folder: Path, arrays: dict, options: Pairs, seed: int, used: dict[str, int], skipped: dict[str, str], say: Callable[[str], None] = print
+) -> dict:
+    """Write `arrays` (split -> version -> uint8 N x 3 x S x S) and their card, whole or not at all; return the card.
+
+    The card says whether the set meets Noise2Noise's assumptions; a set that does not is called out.
+    """
+    measured = noise.assumptions(arrays["train"], arrays["validation"])
+    if any(one.needed and not one.holds for one in measured):
+        say(f"WARNING: {noise.verdict(measured)}")
     card = {
         "source": options.source,
         "parameters": options.model_dump(mode="json") | {"seed": seed},
@@ -151,9 +188,13 @@ def write_pairs(folder: Path, arrays: dict, options: Pairs, seed: int, used: dic
         "photographs": used,
         "photographs_left_out": {"count": len(skipped), "reasons": skipped},
         "noisy_psnr_db": {split: _noisy_psnr(arrays[split]) for split in SPLITS},
+        "assumptions": [asdict(one) for one in measured],
+        "verdict": noise.verdict(measured),
     }
     whole = hashlib.sha256()
     (folder / "card.json").unlink(missing_ok=True)  # no card, no pair set: it is written last
+    if not options.resample:
+        (folder / BLOCKS).unlink(missing_ok=True)
     for split in SPLITS:
         for version, array in sorted(arrays[split].items()):
             whole.update(f"{split} {version} {array.shape}".encode())
@@ -179,12 +220,28 @@ class PairSet:
 
     folder: Path
     card: dict
-    train: dict
-    validation: dict
+    train: dict[str, torch.Tensor]
+    validation: dict[str, torch.Tensor]
 
     @property
     def hash(self) -> str:
         return self.card["hash"]
+
+    def target(self, which: str) -> torch.Tensor:
+        """Training targets: "noisy" (the second versions) or "clean". Raises `UserError` if the set has no clean training images."""
+        version = "clean" if which == "clean" else "noisy_2"
+        if version not in self.train:
+            raise UserError(f"{relative(self.folder)}: source {self.card['source']} has no clean training images to train towards")
+        return self.train[version]
+
+    def blocks(self) -> torch.Tensor:
+        """The blocks behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped. Raises `UserError` if they were not kept."""
+        import torch
+
+        try:
+            return torch.from_numpy(np.load(self.folder / BLOCKS, mmap_mode="c"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{relative(self.folder / BLOCKS)}: no blocks were kept; set pairs.resample: true and run notebook 01") from error
 
 
 def load_pairs(folder: Path) -> PairSet:

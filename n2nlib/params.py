@@ -58,8 +58,8 @@ class Section(BaseModel):
 class Pairs(Section):
     """Where photographs come from and how they become noisy pairs (notebook 01)."""
 
-    source: Literal["bundled", "folder"]
-    path: str | None  # folder: photographs, or a folder that has train/ and val/
+    source: Literal["bundled", "folder", "imagenette", "ee559"]
+    path: str | None  # folder: photographs, or a folder that has train/ and val/; ee559: the folder of the two files
     validation_path: str | None  # folder: the validation photographs; null: path/val, else a held-out fraction
     holdout: Fraction  # folder without validation photographs: the share of its photographs that is held out
     train: Count
@@ -69,6 +69,7 @@ class Pairs(Section):
     min_crop: Annotated[Float, Field(gt=0, le=1)]  # the smallest random square, as a share of the photograph's shorter side
     size: Annotated[int, Field(ge=32, le=512)]  # pixels; five poolings halve it
     block: Annotated[int, Field(ge=1, le=16)]  # pixels of the photograph behind one pixel of a pair
+    resample: bool  # true: new noisy versions of each training image in every epoch, from its blocks
 
     @model_validator(mode="after")
     def _check(self) -> Pairs:
@@ -76,6 +77,8 @@ class Pairs(Section):
             raise ValueError(f"pairs.size = {self.size}: five poolings halve the image; allowed: multiples of 32")
         if self.source == "folder" and self.path is None:
             raise ValueError("pairs.path = null: source folder needs the folder's path")
+        if self.source == "ee559" and self.resample:
+            raise ValueError("pairs.resample = true: the course's files hold no blocks to draw from; allowed: false")
         return self
 
 
@@ -185,6 +188,7 @@ class RunParams(Section):
     sigma_n: NonNegative
     flips: Literal["image", "batch", "none"]
     shared_noise: bool
+    resample: bool = False  # new noisy versions every epoch
     crops: tuple[CropScale, ...]  # one crop an image for each; none: the whole image
     precision: Literal["float32", "bfloat16"]
 

@@ -1,4 +1,4 @@
-"""Where photographs come from: the ones bundled with scikit-image and scikit-learn, or a folder.
+"""Where photographs come from: the ones bundled with scikit-image and scikit-learn, a folder, or Imagenette.
 
 A source answers with two lists, training and validation, that share no pixel of any photograph.
 """
@@ -68,14 +68,18 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def find_photos(params: Params, map_in_parallel: Callable[..., Iterator] = map) -> Photos:
+def find_photos(params: Params, map_in_parallel: Callable[..., Iterator] = map, say: Callable[[str], None] = print) -> Photos:
     """The photographs of `params.pairs.source`; `map_in_parallel` (like `map`) decodes them to check them.
 
     Raises `UserError` for a missing or empty folder, or if no photograph is left for training or for validation.
     """
     if params.pairs.source == "bundled":
         return _bundled()
-    return _folder(params, map_in_parallel)
+    if params.pairs.source == "imagenette":
+        from n2nlib.download import imagenette
+
+        return _folder(params, imagenette(say), map_in_parallel)
+    return _folder(params, _existing(params.pairs.path, "pairs.path"), map_in_parallel)
 
 
 def _bundled() -> Photos:
@@ -89,10 +93,9 @@ def _bundled() -> Photos:
     return Photos(*sides)
 
 
-def _folder(params: Params, map_in_parallel: Callable[..., Iterator]) -> Photos:
+def _folder(params: Params, root: Path, map_in_parallel: Callable[..., Iterator]) -> Photos:
     """A folder with its own validation photographs, or with a held-out fraction of all."""
     options = params.pairs
-    root = _existing(options.path, "pairs.path")
     named = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
     if options.validation_path is not None:
         validation_root = _existing(options.validation_path, "pairs.validation_path")

@@ -48,7 +48,7 @@ def run_name(run: RunParams, pairs_hash: str) -> str:
     words = [run.arch, run.loss, run.optimizer]
     words += [f"sharp{run.tau_sharp:g}"] if run.tau_sharp else []
     words += ["crops"] if run.crops else []
-    words += [word for word in ("residual", "normalized") if getattr(run, word)] + (["clean"] if run.target == "clean" else [])
+    words += [word for word in ("residual", "normalized", "resample") if getattr(run, word)] + (["clean"] if run.target == "clean" else [])
     words += [f"sigma{run.sigma_n:g}", f"lr{run.learning_rate:g}", f"k{run.annealing_steps}", f"e{run.epochs}", f"s{run.seed}"]
     return "-".join([*words, identity(run, pairs_hash)[:12]])
 

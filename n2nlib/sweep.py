@@ -85,16 +85,16 @@ def default_workers(params: Params) -> int:
 
 
 @contextmanager
-def _client(params: Params, tasks: int) -> Iterator[Client]:
+def client(params: Params, tasks: int) -> Iterator[Client]:
     """A client of the given scheduler, or of a local cluster that ends with it."""
     address = os.environ.get("N2N_SCHEDULER") or params.sweep.scheduler
     if address:
         try:
-            client = Client(address, timeout=CONNECT)
+            connected = Client(address, timeout=CONNECT)
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(f"sweep.scheduler = {address!r}: no Dask scheduler answers there ({error}); allowed: tcp://host:8786") from error
-        with client:
-            yield client
+        with connected:
+            yield connected
         return
     # No dashboard, no spilling to disk: the workers hold a mapped pair set and one network each. A worker that is lost is replaced,
     # and a run may lose its worker a few times (a machine short of memory) before it is given up.
@@ -116,9 +116,9 @@ def _client(params: Params, tasks: int) -> Iterator[Client]:
             local_directory=scratch,
             silence_logs="ERROR",
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster) as connected,
     ):
-        yield client
+        yield connected
 
 
 class Progress:
@@ -173,17 +173,17 @@ def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: Pai
     images = {name: runs.images_of(run, count) for name, run in missing.items()}
     progress = Progress(all_runs, all_runs - len(missing), sum(images.values()))
     failures: dict[str, BaseException] = {}
-    with _client(params, len(missing)) as client:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    with client(params, len(missing)) as dask_client:
+        workers = len(dask_client.scheduler_info(n_workers=-1)["workers"])
         print(
             f"{stage.name}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
             f"({sum(images.values()):,} images) on {workers} {'process' if workers == 1 else 'processes'}.",
             flush=True,
         )
-        client.subscribe_topic(TOPIC, progress.on_event)
+        dask_client.subscribe_topic(TOPIC, progress.on_event)
         longest_first = sorted(missing, key=lambda name: -images[name])  # the last to end should be short; sorted is stable
         futures: dict[Future, str] = {
-            client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage.name}/{name}", pure=False): name
+            dask_client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage.name}/{name}", pure=False): name
             for name in longest_first
         }
         pending = set(futures)

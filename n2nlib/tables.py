@@ -21,8 +21,10 @@ COLUMNS = {
     "table1_ablation": ["loss", "optimizer", "sharpen", "crops", "arch", "seed", *RESULTS, "run"],
     "table2_candidates": ["candidate", "arch", "loss", "optimizer", "sharpen", "crops"],
     "table3_fine_tuning": ["sigma_n", "tau_sharp", "lr0", "annealing_steps", "seed", *RESULTS, "run"],
+    "baselines": ["method", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim"],
     "curves": ["candidate", "epoch", "psnr_mean", "psnr_std", "train_loss"],
 }
+EXACT = {"sigma_n", "tau_sharp", "lr0"}  # what was asked for, not measured
 MARK = {True: "✓", False: "✗"}
 LOSS = {"l1": "L1", "mse": "MSE"}
 OPTIMIZER = {"adam": "Adam", "sgd": "SGD"}
@@ -63,13 +65,12 @@ def commit() -> str:
 
 
 def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], rendered: pd.DataFrame | None = None) -> Path:
-    """Write reports/<scale>/tables/<name>.csv (PSNR to 4 decimals), <name>.json (provenance) and, if given, the rendered <name>.md."""
+    """Write reports/<scale>/tables/<name>.csv (what was measured to 4 decimals), <name>.json (provenance) and, if given, the rendered <name>.md."""
     path = params.reports / "tables" / f"{name}.csv"
     columns = COLUMNS.get(name, list(frame.columns))
     extra = ["seed"] if name == "curves" and "seed" in frame and frame["seed"].nunique() > 1 else []
     frame = frame[columns + extra]
-    decibels = {column: 4 for column in frame.columns if column.startswith(("psnr", "mean", "standard", "low", "high"))}
-    frame = frame.round(decibels | {"train_loss": 4})
+    frame = frame.round({column: 4 for column in frame.select_dtypes("floating").columns if column not in EXACT})
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
     sidecar = provenance(params, runs)
@@ -83,7 +84,7 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], render
 def load(name: str, params: Params) -> pd.DataFrame:
     """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
     path = params.reports / "tables" / f"{name}.csv"
-    stage = {"table1_ablation": "03_ablation", "table3_fine_tuning": "05_fine_tuning"}.get(name, "04_candidate_curves")
+    stage = {"baselines": "01_data", "table1_ablation": "03_ablation", "table3_fine_tuning": "05_fine_tuning"}.get(name, "04_candidate_curves")
     if not path.is_file():
         raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
     return pd.read_csv(path)
@@ -132,11 +133,13 @@ def _ranked(row: pd.Series) -> tuple[float, float, bool, bool]:
     return row["psnr_mean"], row["psnr_std"], row["rank"] <= 3, False
 
 
-def render_table1(table1: pd.DataFrame) -> pd.DataFrame:
-    """Table I beside the published one."""
+def render_table1(table1: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Table I beside the published one, and below it what needs no training, on the full validation set."""
     wide = render_wide(table1, [key for key in ABLATION if key != "arch"], "arch", ARCH, published.table1())
     wide = wide.assign(loss=wide.loss.map(LOSS), optimizer=wide.optimizer.map(OPTIMIZER), sharpen=wide.sharpen.map(MARK), crops=wide.crops.map(MARK))
-    return wide.rename(columns={"loss": "Loss", "optimizer": "Optim", "sharpen": "Sharp", "crops": "Crop"})
+    wide = wide.rename(columns={"loss": "Loss", "optimizer": "Optim", "sharpen": "Sharp", "crops": "Crop"})
+    group = pd.DataFrame({"Loss": baselines["method"], wide.columns[4]: baselines["psnr_full"].map("{:.2f}".format)})
+    return pd.concat([wide, group], ignore_index=True).fillna("")
 
 
 def render_table2(candidates: pd.DataFrame) -> pd.DataFrame:

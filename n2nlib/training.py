@@ -76,8 +76,11 @@ def augmented(run: RunParams, images: tuple[Tensor, Tensor], generator: torch.Ge
     return augment.add_noise(images, run.sigma_n, run.shared_noise, generator)
 
 
-def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor) -> float:
-    """One pass over the pairs (uint8 N x 3 x S x S, on the device); returns the mean loss of its batches."""
+def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor, blocks: Tensor | None = None) -> float:
+    """One pass over the pairs (uint8 N x 3 x S x S, on the device); returns the mean loss of its batches.
+
+    With `blocks` (uint8 N x cell x 3 x S x S) noisy versions are drawn anew from them.
+    """
     device, loss_of = inputs.device, LOSSES[run.loss]
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(run, len(state.history))
@@ -86,8 +89,9 @@ def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor)
     total = torch.zeros((), device=device, dtype=torch.float64)
     batches = order.split(run.batch_size)
     for batch in batches:
-        pair = inputs[batch].float(), targets[batch].float()
-        noisy, target = (image.contiguous(memory_format=torch.channels_last) for image in augmented(run, pair, state.augmentation))
+        pair = (inputs[batch], targets[batch]) if blocks is None else _fresh(run, blocks[batch.to(blocks.device)], targets[batch], state.augmentation)
+        images = augmented(run, (pair[0].float(), pair[1].float()), state.augmentation)
+        noisy, target = (image.contiguous(memory_format=torch.channels_last) for image in images)
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=_reduced(run, device)):
             predicted = state.network(noisy)
@@ -96,6 +100,13 @@ def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor)
         state.optimizer.step()
         total += loss.detach()
     return float(total) / len(batches)
+
+
+def _fresh(run: RunParams, blocks: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of newly drawn pairs; a clean target stays."""
+    blocks = blocks.to(target.device)
+    noisy = augment.redraw(blocks, generator)
+    return noisy, target if run.target == "clean" else augment.redraw(blocks, generator)
 
 
 @torch.no_grad()
@@ -121,12 +132,13 @@ def train(run: RunParams, pairs: PairSet, device: torch.device, checkpoint: Path
     """
     torch.set_flush_denormal(True)  # dying activations would otherwise cost the CPU a hundred times their worth
     inputs = pairs.train["noisy_1"].to(device)
-    targets = pairs.train["clean" if run.target == "clean" else "noisy_2"].to(device)
+    targets = pairs.target(run.target).to(device)
+    blocks = pairs.blocks() if run.resample else None  # mapped: a batch at a time goes to the device
     noisy, clean = pairs.validation["noisy_1"].to(device), pairs.validation["clean"].numpy()
     state = restore(checkpoint, run, device) or begin(run, device)
     while len(state.history) < run.epochs and not state.diverged:
         started = time.monotonic()
-        loss = train_epoch(run, state, inputs, targets)
+        loss = train_epoch(run, state, inputs, targets, blocks)
         mse = mse_per_image(predict(run, state.network, noisy), clean)
         epoch = len(state.history)
         state.history.append(

@@ -137,7 +137,7 @@ def test_identity_follows_every_parameter_the_pairs_and_the_code(monkeypatch: py
     base = identity(a_run(), "pairs")
     others = {"seed": 1, "width": 6, "arch": "tconv", "residual": True, "normalized": True, "tau_sharp": 0.0, "target": "clean", "loss": "l1"}
     others |= {"optimizer": "sgd", "learning_rate": 2e-3, "annealing_steps": 0, "epochs": 4, "batch_size": 8, "sigma_n": 0.0, "flips": "none"}
-    others |= {"shared_noise": True, "crops": ((0.7, 1.0),), "precision": "bfloat16"}
+    others |= {"shared_noise": True, "resample": True, "crops": ((0.7, 1.0),), "precision": "bfloat16"}
     assert set(others) == set(RunParams.model_fields)
     assert len({identity(a_run(**{name: value}), "pairs") for name, value in others.items()} | {base}) == len(others) + 1
     assert identity(a_run(), "other pairs") != base
