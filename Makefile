@@ -1,7 +1,8 @@
 # make paper [SCALE=smoke|laptop|workstation|paper] [PHOTOS=folder]    rebuild the paper
 # make test                                                             run the tests
 # Either sets up .venv first. Without SCALE, params.yaml is used as it stands.
-PYTHON ?= python3.11
+# The first Python 3.11 found; or make PYTHON=/path/to/python3.11
+PYTHON ?= $(shell for python in python3.11 python3 python; do "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
@@ -9,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .SHELLFLAGS := -ec
 SHELL := /bin/bash
 
-.PHONY: paper test lint setup scale clean
+.PHONY: paper test setup
 
 paper: setup
 	@if [ -n "$(SCALE)" ]; then python -m n2nlib scale "$(SCALE)" $(if $(PHOTOS),--photos "$(PHOTOS)"); fi
@@ -24,8 +25,8 @@ test: setup
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "n2n: $(PYTHON) not found; Python 3.11 is needed (make PYTHON=/path/to/python3.11)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@if [ -z "$(PYTHON)" ]; then echo "n2n: no Python 3.11 found; make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	"$(PYTHON)" -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
