@@ -65,6 +65,12 @@ def _noise(arguments: argparse.Namespace) -> None:
         raise UserError("this pair set breaks an assumption of Noise2Noise")
 
 
+def _readme(arguments: argparse.Namespace) -> None:
+    from n2nlib.readme import write_readme
+
+    write_readme(arguments.check)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction.")
     commands = top.add_subparsers(dest="command", required=True)
@@ -80,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
     noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
     noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
     noise.set_defaults(do=_noise)
+
+    readme = commands.add_parser("readme", help="write README's result table from the results in reports/")
+    readme.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is not that of the results")
+    readme.set_defaults(do=_readme)
 
     plan = commands.add_parser("plan", help="say what dvc repro would do: stale stages and why, runs, images, minutes on this machine")
     plan.set_defaults(do=_plan)

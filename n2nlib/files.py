@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 
 class UserError(Exception):
@@ -52,12 +52,18 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # mkstemp's files are their owner's alone
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{relative(path)}: no space left on the disk; free some and start again") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        raise (full_disk(path, error) or error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def full_disk(path: Path, error: Exception) -> UserError | None:
+    """What to tell the user if `error`, met in writing `path`, is that of a full disk; None if it is another."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if getattr(error, "errno", None) in numbers or any(f"os error {number}" in str(error) for number in numbers):
+        return UserError(f"{relative(path)}: no space left on the disk; free some and start again, nothing finished is lost")
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -49,6 +49,9 @@ def run_notebook(name: str) -> None:
             raise UserError(error.evalue) from None
         running.replace(target.with_suffix(".failed.ipynb"))
         raise
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the interrupted cell is no news
+        raise
     finally:
         if sys.exc_info()[0] is not None:
             running.unlink(missing_ok=True)

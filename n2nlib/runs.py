@@ -7,7 +7,6 @@ metrics.json and model.safetensors. It is made under another name and renamed: a
 
 from __future__ import annotations
 
-import errno
 import json
 import platform
 import shutil
@@ -19,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from n2nlib.evaluation import summarize
-from n2nlib.files import ROOT, UserError, digest, file_digest, relative, write_json
+from n2nlib.files import ROOT, UserError, digest, file_digest, full_disk, relative, write_json
 from n2nlib.model import save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params, RunParams
@@ -108,10 +108,8 @@ def train_and_store(stage: Path, run: RunParams, pairs: PairSet, params: Params,
     state = train(run, pairs, device, checkpoint, on_epoch)
     try:
         _store(folder, run, pairs, params, state, device)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{relative(folder)}: no space left on the disk; free some and start again") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        raise (full_disk(folder, error) or error) from error
     checkpoint.unlink(missing_ok=True)
     result = find(stage, run, pairs.hash)
     if result is None:

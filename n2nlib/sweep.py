@@ -31,9 +31,9 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TOP_PAD_": str(2**26),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TOP_PAD_": str(2**24),
 }
 CONNECT = 20  # seconds that a given scheduler has to answer
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
@@ -56,7 +56,7 @@ def pick_device(wanted: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % gpus) if gpus and wanted != "cpu" else torch.device("cpu")
 
 
-def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str:
+def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str | UserError:
     """The task that Dask runs: train one run, report every epoch, return the run's name (its numbers are in its folder)."""
     torch.set_num_threads(1)
     worker = get_worker()
@@ -64,14 +64,17 @@ def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: 
     pairs = _pairs(pairs_folder, pairs_hash)
     name = runs.run_name(run, pairs_hash)
     an_epoch = runs.images_of(run, len(pairs.train["noisy_1"])) // run.epochs
-    runs.train_and_store(
-        stage,
-        run,
-        pairs,
-        params,
-        pick_device(params.device, number),
-        on_epoch=lambda state: worker.log_event(TOPIC, {"run": name, "images": an_epoch}),
-    )
+    try:
+        runs.train_and_store(
+            stage,
+            run,
+            pairs,
+            params,
+            pick_device(params.device, number),
+            on_epoch=lambda state: worker.log_event(TOPIC, {"run": name, "images": an_epoch}),
+        )
+    except UserError as error:  # returned, not raised: Dask would print a traceback for it
+        return error
     return name
 
 
@@ -195,7 +198,7 @@ def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: Pai
                 continue
             for future in done:
                 name = futures[future]
-                if future.status == "finished":
+                if future.status == "finished" and not isinstance(future.result(), UserError):
                     progress.finished += 1
                     progress.line(_outcome(stage, missing[name], pairs, params))
                 else:
@@ -215,7 +218,7 @@ def _outcome(stage: Path, run: RunParams, pairs: PairSet, params: Params) -> str
 
 
 def _reason(future: Future, name: str) -> BaseException:
-    error = future.exception()
+    error = future.result() if future.status == "finished" else future.exception()
     if isinstance(error, KilledWorker):
         return UserError(f"{name}: lost its worker too often (memory?); start again, it goes on from its last checkpoint")
     return error if isinstance(error, BaseException) else UserError(f"{name}: {future.status}")

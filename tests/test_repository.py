@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from n2nlib.files import ROOT
 from n2nlib.params import Params
+from n2nlib.readme import write_readme
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -97,3 +98,7 @@ def test_citation_and_licence() -> None:
     assert citation["license"] == "MIT"
     assert len(citation["references"]) == 2
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_the_readmes_result_table_is_that_of_the_committed_results() -> None:
+    write_readme(check=True)

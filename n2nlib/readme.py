@@ -1,0 +1,64 @@
+"""README's result table, written from committed results: python -m n2nlib readme."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from n2nlib import published, tables
+from n2nlib.files import ROOT, UserError, write_text
+
+README = ROOT / "README.md"
+SCALES = {
+    "paper": "the published experiment, on ImageNet photographs",
+    "workstation": "the published network on ImageNet photographs, two CPU cores",
+    "laptop": "a small network on eight bundled photographs, two CPU cores, ten minutes",
+}
+BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
+
+
+def results(scale: str) -> str:
+    """The table of `scale` in Markdown, with the figure under it."""
+    folder = ROOT / "reports" / scale
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    final = json.loads((folder / "model" / "final.json").read_text(encoding="utf-8"))
+    table1, baselines = (pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("table1_ablation", "baselines"))
+    theirs = published.table1()
+    classical = baselines[baselines["method"] != "noisy input"].sort_values("psnr_full").iloc[-1]
+    best, best_published = (table.loc[table["psnr_mean"].idxmax()] for table in (table1, theirs))
+    setting = ", ".join(f"{name} {value:g}" for name, value in final["setting"].items() if name != "seed")
+    rows = [
+        ("noisy input", metrics["noisy_psnr_full"], "19.62 (the course's images)"),
+        (f"best classical method: {classical['method']}", classical["psnr_full"], "–"),
+        (f"best of the {len(table1)} runs of Table I: {_setting(best)}", best["psnr_mean"], f"{best_published['psnr_mean']:.2f} ({_setting(best_published)})"),
+        (f"final model ({setting})", metrics["final_psnr_full"], f"{published.FINAL_PSNR:.2f}"),
+    ]
+    lines = [f"| scale {scale}: {SCALES[scale]} | PSNR, global (dB) | published, on other images |", "|---|---|---|"]
+    lines += [f"| {what} | {value:.2f} | {paper} |" for what, value, paper in rows]
+    count = metrics["table1_runs_below_noisy"]
+    note = f"{count} of the {len(table1)} runs of Table I end below their noisy input at this scale. Validation images are other photographs than the training images."
+    return "\n".join([*lines, "", note, "", f"![Fig. 1: noisy, baseline, the three best, clean](reports/{scale}/figures/fig1_examples.png)"])
+
+
+def _setting(row: pd.Series) -> str:
+    words = [tables.ARCH[row["arch"]], tables.LOSS[row["loss"]], tables.OPTIMIZER[row["optimizer"]]]
+    return " ".join([*words, *["sharp"] * bool(row["sharpen"]), *["crops"] * bool(row["crops"])])
+
+
+def write_readme(check: bool, path: Path = README) -> None:
+    """Put the results of the largest committed scale into README.md; with `check`, raise `UserError` if they are not what stands there."""
+    scale = next((name for name in SCALES if (ROOT / "reports" / name / "metrics.json").is_file()), None)
+    if scale is None:
+        raise UserError("reports/: no scale has results; run dvc repro first")
+    text = path.read_text(encoding="utf-8")
+    block = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    if not block.search(text):
+        raise UserError(f"{path.name}: holds no lines {BEGIN} and {END} to write between")
+    new = block.sub(lambda found: f"{BEGIN}\n{results(scale)}\n{END}", text)
+    if check and new != text:
+        raise UserError(f"{path.name}: its result table is not that of reports/{scale}; run python -m n2nlib readme")
+    if not check:
+        write_text(path, new)
