@@ -39,7 +39,7 @@ def results(scale: str) -> str:
     lines = [f"| scale {scale}: {SCALES[scale]} | PSNR, global (dB) | published, on other images |", "|---|---|---|"]
     lines += [f"| {what} | {value:.2f} | {paper} |" for what, value, paper in rows]
     count = metrics["table1_runs_below_noisy"]
-    note = f"{count} of the {len(table1)} runs of Table I end below their noisy input at this scale. Validation images are other photographs than the training images."
+    note = f"{count} of the {len(table1)} runs of Table I end below their noisy input at this scale. Validation photographs are none of the training ones."
     return "\n".join([*lines, "", note, "", f"![Fig. 1: noisy, baseline, the three best, clean](reports/{scale}/figures/fig1_examples.png)"])
 
 
