@@ -17,7 +17,7 @@ from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.measures import finite_mean, psnr_hvs_m, ssim
 from n2nlib.pairs import PairSet
 
-SAMPLE = 200  # training pairs that choose a parameter
+SAMPLE = 100  # training pairs that choose a parameter
 
 
 def blur(images: np.ndarray, sigma: float) -> np.ndarray:

@@ -92,7 +92,7 @@ def make_pairs(job: tuple[Photo, list[int]], options: Pairs, crop: str, seed: tu
 def _parallel_map(work: int) -> Iterator[Callable[..., Iterator]]:
     """`map`, over all cores where there is enough to do to pay for starting the processes."""
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 32)
-    if work < 3000 or workers == 1:
+    if work < 1000 or workers == 1:
         yield map
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -101,7 +101,7 @@ def _parallel_map(work: int) -> Iterator[Callable[..., Iterator]]:
 
 def _bounded_map(pool: ProcessPoolExecutor, ahead: int, function: Callable, jobs: list) -> Iterator:
     """`pool.map` in order that holds at most `ahead` chunks of results, whatever the number of jobs."""
-    size = 16
+    size = min(16, -(-len(jobs) // ahead))
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     pending = [pool.submit(_each, function, chunk) for chunk in chunks[:ahead]]
     for following in range(ahead, len(chunks) + ahead):
@@ -118,9 +118,10 @@ def _each(function: Callable, chunk: list) -> list:
 
 
 def _jobs(photos: list[Photo], count: int, seed: list[int]) -> list[tuple[Photo, list[int]]]:
-    """Which pairs each photograph gives: `count` pairs dealt round over the photographs in a seeded order."""
+    """Which pairs each photograph gives: `count` pairs dealt round over the photographs in a seeded order, at most 32 a job."""
     order = np.random.default_rng(seed).permutation(len(photos))
-    return [(photos[photo], list(range(turn, count, len(photos)))) for turn, photo in enumerate(order[:count])]
+    dealt = [(photos[photo], list(range(turn, count, len(photos)))) for turn, photo in enumerate(order[:count])]
+    return [(photo, indices[start : start + 32]) for photo, indices in dealt for start in range(0, len(indices), 32)]
 
 
 def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str], None] = print) -> dict:
