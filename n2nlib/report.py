@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from n2nlib.files import ROOT, UserError, relative, write_text
 from n2nlib.params import Params, load_params
 
 NOTEBOOKS = ROOT / "notebooks"
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATE, INDEX = (Path(__file__).with_name(name) for name in ("page.html.j2", "index.html"))
 
 
 def run_notebook(name: str) -> None:
@@ -57,6 +60,7 @@ def run_notebook(name: str) -> None:
             running.unlink(missing_ok=True)
     running.replace(target)
     export_html(target, params)
+    write_index(params)
 
 
 def export_html(executed: Path, params: Params) -> None:
@@ -68,3 +72,21 @@ def export_html(executed: Path, params: Params) -> None:
     exporter.embed_images = True
     page, _ = exporter.from_filename(str(executed), resources={"scale": params.scale})
     write_text(executed.with_suffix(".html"), page)
+
+
+def write_index(params: Params) -> None:
+    """reports/<scale>/index.html: the notebooks in reading order that have a page, each with its question and its first figure."""
+    entries = []
+    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
+        page = Path("notebooks") / f"{source.stem}.html"
+        if not (params.reports / page).is_file():
+            continue
+        cells = [("".join(cell["source"]), cell["cell_type"]) for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]]
+        title = cells[0][0].splitlines()[0].lstrip("# ")
+        question = re.search(r"\*\*Asked:\*\*(.*?)\n\n", cells[0][0], re.DOTALL)
+        figure = re.search(r'figures\.save\(figure, "(\w+)"', "\n".join(text for text, kind in cells if kind == "code"))
+        picture = f'<img src="figures/{figure[1]}.png" alt="">' if figure else ""
+        sentence = html.escape(" ".join(question[1].split())) if question else ""
+        entries.append(f'<li><a href="{page}">{picture}<h2>{html.escape(title)}</h2></a><p>{sentence}</p></li>')
+    text = INDEX.read_text(encoding="utf-8").replace("SCALE", params.scale).replace("ENTRIES", "\n".join(entries))
+    write_text(params.reports / "index.html", text)

@@ -41,12 +41,36 @@ def differences(table: pd.DataFrame, factor: str, a: object, b: object, value: s
 
 
 def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = "psnr_mean") -> Effect:
-    """The paired effect of `factor` == a against b, dB. One pair gives a mean and no interval (nan)."""
-    values = differences(table, factor, a, b, value).to_numpy(np.float64)
+    """The paired effect of `factor` == a against b, dB; seeds of one setting are averaged first. One pair has no interval (nan)."""
+    spread = table.loc[table[factor].isin([a, b]), "psnr_std"].to_numpy(np.float64) if "psnr_std" in table else np.array([np.nan])
+    return _summarize(_over_seeds(differences(table, factor, a, b, value)), spread)
+
+
+def interaction(table: pd.DataFrame, factor: tuple[str, object, object], other: tuple[str, object, object], value: str = "psnr_mean") -> Effect:
+    """How much the effect of `factor` (name, a, b) at `other` == a differs from that at `other` == b, dB, over the fours of runs."""
+    sides = [differences(table[table[other[0]] == side].drop(columns=other[0]), *factor, value) for side in other[1:]]
+    both = pd.concat([_over_seeds(side) for side in sides], axis=1, join="inner", keys=["a", "b"])
+    return _summarize(both["a"] - both["b"], table["psnr_std"].to_numpy(np.float64))
+
+
+def of_evaluation(mean: float, spread: float) -> Effect:
+    """A difference (dB) of two single runs: its only interval is that of the evaluation, 1.96 times its `spread`."""
+    reach = 1.96 * spread
+    return Effect(mean, float("nan"), mean - reach, mean + reach, 1, 1, mean, mean, spread)
+
+
+def _over_seeds(values: pd.Series) -> pd.Series:
+    """One value a setting: its mean over seeds. Where seeds are all that differs they are the pairs themselves."""
+    others = [name for name in values.index.names if name != "seed"]
+    settings = values.groupby(level=others).mean() if others else values
+    return settings if len(settings) > 1 else values
+
+
+def _summarize(differences: pd.Series, spread: np.ndarray) -> Effect:
+    values = differences.to_numpy(np.float64)
     count, mean = len(values), float(values.mean())
     error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
     reach = float(stats.t.ppf(0.975, count - 1)) * error if count > 1 else float("nan")
-    spread = table.loc[table[factor].isin([a, b]), "psnr_std"].to_numpy(np.float64) if "psnr_std" in table else np.array([np.nan])
     return Effect(
         mean=mean,
         standard_error=error,
@@ -56,7 +80,7 @@ def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = 
         same_sign=int((np.sign(values) == np.sign(mean)).sum()),
         smallest=float(values.min()),
         largest=float(values.max()),
-        evaluation_error=float(np.sqrt((spread**2).sum()) / count),
+        evaluation_error=float(np.sqrt((spread**2).sum()) / (len(spread) / 2)),
     )
 
 

@@ -22,6 +22,7 @@ COLUMNS = {
     "table2_candidates": ["candidate", "arch", "loss", "optimizer", "sharpen", "crops"],
     "table3_fine_tuning": ["sigma_n", "tau_sharp", "lr0", "annealing_steps", "seed", *RESULTS, "run"],
     "baselines": ["method", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim"],
+    "claims": ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"],
     "curves": ["candidate", "epoch", "psnr_mean", "psnr_std", "train_loss"],
 }
 EXACT = {"sigma_n", "tau_sharp", "lr0"}  # what was asked for, not measured
@@ -84,7 +85,7 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], render
 def load(name: str, params: Params) -> pd.DataFrame:
     """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
     path = params.reports / "tables" / f"{name}.csv"
-    stage = {"baselines": "01_data", "table1_ablation": "03_ablation", "table3_fine_tuning": "05_fine_tuning"}.get(name, "04_candidate_curves")
+    stage = {"table1_ablation": "03_ablation", "table3_fine_tuning": "05_fine_tuning"}.get(name, "04_candidate_curves")
     if not path.is_file():
         raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
     return pd.read_csv(path)
@@ -173,10 +174,22 @@ def candidate_labels(candidates: pd.DataFrame) -> list[str]:
     return labels
 
 
+def final_psnr(params: Params) -> float:
+    """Global PSNR (dB) of this scale's final model on the full validation set."""
+    return _final_metrics(params)["psnr_full"]
+
+
+def _final_metrics(params: Params) -> dict[str, float]:
+    path = params.reports / "model" / "final.json"
+    if not path.is_file():
+        raise UserError(f"{relative(path)}: missing; run notebook 05_fine_tuning first (or everything: dvc repro)")
+    return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+
+
 def headline(params: Params, pairs: PairSet, table1: pd.DataFrame, table3: pd.DataFrame) -> dict[str, float | int]:
     """Write reports/<scale>/metrics.json, the numbers that `dvc metrics show` prints (dB), and return them."""
     noisy = pairs.card["noisy_psnr_db"]["validation"]
-    final = json.loads((params.reports / "model" / "final.json").read_text(encoding="utf-8"))["metrics"]
+    final = _final_metrics(params)
     metrics = {
         "noisy_psnr_full": noisy["global"],
         "noisy_psnr_per_image": noisy["per_image"],

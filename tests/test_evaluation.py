@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from n2nlib import published
 from n2nlib.evaluation import mse_per_image, psnr, psnr_full, psnr_per_image, subset_psnr
 from n2nlib.params import Evaluation
-from n2nlib.statistics import effect, table1_effects
+from n2nlib.statistics import effect, interaction, table1_effects
 
 images = hnp.arrays(np.uint8, (3, 3, 8, 8))
 
@@ -92,7 +92,7 @@ def test_the_published_range_of_sharpening() -> None:
 
 def test_a_paired_effect_by_hand() -> None:
     table = pd.DataFrame(
-        {"arch": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "psnr_mean": [1.0, 0.0, 4.0, 2.0, 5.0, 2.0], "psnr_std": [0.3] * 6, "run": list("uvwxyz")}
+        {"arch": ["a", "b"] * 3, "loss": [0, 0, 1, 1, 2, 2], "psnr_mean": [1.0, 0.0, 4.0, 2.0, 5.0, 2.0], "psnr_std": [0.3] * 6, "run": list("uvwxyz")}
     )
     found = effect(table, "arch", "a", "b")
     assert (found.mean, found.pairs, found.same_sign, found.smallest, found.largest) == (2, 3, 3, 1, 3)
@@ -101,3 +101,22 @@ def test_a_paired_effect_by_hand() -> None:
     assert found.evaluation_error == pytest.approx(0.3 * math.sqrt(6) / 3)
     with pytest.raises(ValueError, match="differ in arch"):
         effect(table, "arch", "a", "c")
+
+
+def test_seeds_of_a_setting_are_averaged_before_pairs_are_counted() -> None:
+    rows = [("a", loss, seed, value) for loss, seed, value in ((0, 0, 1.0), (0, 1, 3.0), (1, 0, 4.0), (1, 1, 6.0))]
+    rows += [("b", loss, seed, 0.0) for loss in (0, 1) for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["arch", "loss", "seed", "psnr_mean"]).assign(psnr_std=0.1)
+    found = effect(table, "arch", "a", "b")
+    assert (found.mean, found.pairs, found.smallest, found.largest) == (3.5, 2, 2, 5)
+    only_seeds = table[table["loss"] == 0].drop(columns="loss")
+    assert effect(only_seeds, "arch", "a", "b").pairs == 2
+
+
+def test_an_interaction_by_hand() -> None:
+    values = {(True, True): [1.0, 2.0], (False, True): [4.0, 4.0], (True, False): [5.0, 5.0], (False, False): [5.0, 6.0]}
+    rows = [(crops, sharpen, loss, value) for (crops, sharpen), two in values.items() for loss, value in enumerate(two)]
+    table = pd.DataFrame(rows, columns=["crops", "sharpen", "loss", "psnr_mean"]).assign(psnr_std=0.1)
+    found = interaction(table, ("crops", True, False), ("sharpen", True, False))
+    # crops change -3 and -2 with sharpening, 0 and -1 without: -3 and -1
+    assert (found.mean, found.pairs, found.smallest, found.largest) == (-2, 2, -3, -1)

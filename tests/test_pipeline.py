@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -61,6 +62,9 @@ def test_it_leaves_what_the_readme_promises(project: Project) -> None:
         page = (reports / "notebooks" / f"{name}.html").read_text()
         assert "<details>" in page
         assert "http://" not in page.replace("http://www.w3.org", "")
+    index = (reports / "index.html").read_text()
+    assert re.findall(r'href="notebooks/(\w+)\.html"', index) == NOTEBOOKS
+    assert all((reports / picture).is_file() for picture in re.findall(r'src="([^"]+)"', index))
     metrics = json.loads((reports / "metrics.json").read_text())
     assert metrics["final_psnr_full"] > 0
     assert (reports / "model" / "final.safetensors").is_file()

@@ -1,0 +1,74 @@
+"""The rules behind verdicts, on cases worked by hand, and the claims on the paper's own tables."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from n2nlib import claims, published
+from n2nlib.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTED, REPRODUCED
+from n2nlib.statistics import Effect
+
+
+def _effect(low: float, high: float, agree: int = 16, pairs: int = 16) -> Effect:
+    mean = (low + high) / 2
+    return Effect(mean, (high - low) / 4, low, high, pairs, agree, low, high, 0.04)
+
+
+UNKNOWN = _effect(math.nan, math.nan, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "effect", "verdict"),
+    [
+        (claims.direction(1), _effect(0.1, 0.5), REPRODUCED),
+        (claims.direction(1), _effect(-0.1, 0.5), INCONCLUSIVE),
+        (claims.direction(1), _effect(-0.5, -0.1), NOT_REPRODUCED),
+        (claims.direction(-1), _effect(-0.5, -0.1), REPRODUCED),
+        (claims.direction(-1), _effect(0.1, 0.5), NOT_REPRODUCED),
+        (claims.direction(1), UNKNOWN, INCONCLUSIVE),
+        (claims.consistent(1), _effect(0.1, 0.5, agree=15), REPRODUCED),
+        (claims.consistent(1), _effect(0.1, 0.5, agree=14), NOT_REPRODUCED),
+        (claims.consistent(1), _effect(-0.1, 0.5, agree=15), INCONCLUSIVE),
+        (claims.no_advantage, _effect(-0.3, 0.1), REPRODUCED),
+        (claims.no_advantage, _effect(-0.3, 0.2), INCONCLUSIVE),
+        (claims.no_advantage, _effect(0.05, 0.2), NOT_REPRODUCED),
+        (claims.no_advantage, UNKNOWN, INCONCLUSIVE),
+        (claims.mixed, _effect(-0.9, -0.1, agree=11), REPRODUCED),
+        (claims.mixed, _effect(-0.9, -0.1, agree=15), NOT_REPRODUCED),
+        (claims.mixed, _effect(-0.9, 0.1, agree=15), INCONCLUSIVE),
+        (claims.similar, _effect(-0.2, 0.2), REPRODUCED),
+        (claims.similar, _effect(0.3, 0.5), NOT_REPRODUCED),
+        (claims.similar, _effect(0.1, 0.5), INCONCLUSIVE),
+        (claims.not_worse, _effect(-0.3, 0.2), REPRODUCED),
+        (claims.not_worse, _effect(-0.9, -0.3), NOT_REPRODUCED),
+        (claims.not_worse, _effect(-0.5, 0.1), INCONCLUSIVE),
+    ],
+)
+def test_rules(rule: object, effect: Effect, verdict: str) -> None:
+    assert rule(effect) == verdict
+
+
+def test_the_papers_own_tables_under_the_same_rules() -> None:
+    own = claims.on_its_own_tables(claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR))
+    assert own["sharpening_better"] == REPRODUCED
+    assert own["sharpening_consistent"] == REPRODUCED  # 15 of 16
+    assert own["mse_consistent"] == NOT_REPRODUCED  # 14 of 16
+    assert own["tconv_worse"] == INCONCLUSIVE  # the interval of -0.137 holds zero
+    assert own["adam_better"] == INCONCLUSIVE
+    assert own["crops_mixed"] == REPRODUCED
+    assert "adam_faster" not in own  # Fig. 2 is no table
+
+
+def test_every_claim_has_a_row_and_nothing_is_measured_from_nothing() -> None:
+    theirs = claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR)
+    table = claims.weigh(theirs, theirs, comparable=True)
+    assert len(table) == len(claims.CLAIMS) + 1 >= 12
+    assert table["claim"].is_unique
+    tested = table["verdict"] != NOT_TESTED
+    assert table.loc[tested & (table["claim"] != "final_psnr"), ["ours", "ci_low", "ci_high"]].notna().all().all()
+    assert table.loc[~tested, "ours"].isna().all()
+    assert table.set_index("claim").loc["final_psnr", "verdict"] == REPRODUCED
+    only_adam = claims.Results(published.table1().query("optimizer == 'adam'"), published.table3())
+    assert claims.weigh(only_adam, theirs, comparable=False).set_index("claim").loc["adam_better", "verdict"] == NOT_TESTED
