@@ -65,6 +65,14 @@ def _noise(arguments: argparse.Namespace) -> None:
         raise UserError("this pair set breaks an assumption of Noise2Noise")
 
 
+def _verify(arguments: argparse.Namespace) -> None:
+    from n2nlib.verify import print_verification
+
+    scale = arguments.scale or load_params().scale
+    if not print_verification(scale):
+        raise UserError(f"reports/{scale}: not the committed results")
+
+
 def _readme(arguments: argparse.Namespace) -> None:
     from n2nlib.readme import write_readme
 
@@ -86,6 +94,10 @@ def parser() -> argparse.ArgumentParser:
     noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
     noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
     noise.set_defaults(do=_noise)
+
+    verify = commands.add_parser("verify", help="compare a fresh rebuild with the committed results; exit status 1 if any cell differs")
+    verify.add_argument("--scale", help="default: that of params.yaml")
+    verify.set_defaults(do=_verify)
 
     readme = commands.add_parser("readme", help="write README's result table from the results in reports/")
     readme.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is not that of the results")

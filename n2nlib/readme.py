@@ -11,7 +11,6 @@ import pandas as pd
 from n2nlib import published, tables
 from n2nlib.files import ROOT, UserError, write_text
 
-README = ROOT / "README.md"
 SCALES = {
     "paper": "the published experiment, on ImageNet photographs",
     "workstation": "the published network on ImageNet photographs, two CPU cores",
@@ -20,9 +19,9 @@ SCALES = {
 BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
-def results(scale: str) -> str:
+def results(scale: str, root: Path = ROOT) -> str:
     """The table of `scale` in Markdown, with the figure under it."""
-    folder = ROOT / "reports" / scale
+    folder = root / "reports" / scale
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     final = json.loads((folder / "model" / "final.json").read_text(encoding="utf-8"))
     table1, baselines = (pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("table1_ablation", "baselines"))
@@ -48,16 +47,17 @@ def _setting(row: pd.Series) -> str:
     return " ".join([*words, *["sharp"] * bool(row["sharpen"]), *["crops"] * bool(row["crops"])])
 
 
-def write_readme(check: bool, path: Path = README) -> None:
-    """Put the results of the largest committed scale into README.md; with `check`, raise `UserError` if they are not what stands there."""
-    scale = next((name for name in SCALES if (ROOT / "reports" / name / "metrics.json").is_file()), None)
+def write_readme(check: bool, root: Path = ROOT) -> None:
+    """Put the results of the largest scale that has any into README.md; with `check`, raise `UserError` if they are not what stands there."""
+    path = root / "README.md"
+    scale = next((name for name in SCALES if (root / "reports" / name / "metrics.json").is_file()), None)
     if scale is None:
         raise UserError("reports/: no scale has results; run dvc repro first")
     text = path.read_text(encoding="utf-8")
     block = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     if not block.search(text):
         raise UserError(f"{path.name}: holds no lines {BEGIN} and {END} to write between")
-    new = block.sub(lambda found: f"{BEGIN}\n{results(scale)}\n{END}", text)
+    new = block.sub(lambda found: f"{BEGIN}\n{results(scale, root)}\n{END}", text)
     if check and new != text:
         raise UserError(f"{path.name}: its result table is not that of reports/{scale}; run python -m n2nlib readme")
     if not check:

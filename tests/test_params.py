@@ -15,6 +15,7 @@ from n2nlib import params as module
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import load_params, notebook_params
 
+LAPTOP = ROOT / "params" / "laptop.yaml"
 SCALES = sorted((ROOT / "params").glob("*.yaml"))
 
 
@@ -27,7 +28,7 @@ def _keys(tree: object, prefix: str = "") -> set[str]:
 @pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
 def test_every_scale_is_valid_complete_and_named_like_its_file(path: Path) -> None:
     assert load_params(path).scale == path.stem
-    assert _keys(YAML(typ="safe").load(path)) == _keys(YAML(typ="safe").load(ROOT / "params.yaml"))
+    assert _keys(YAML(typ="safe").load(path)) == _keys(YAML(typ="safe").load(LAPTOP))
 
 
 def test_the_committed_scales() -> None:
@@ -61,14 +62,14 @@ def test_the_committed_scales() -> None:
 )
 def test_mistakes_are_named(overrides: dict, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        load_params(overrides=overrides)
+        load_params(LAPTOP, overrides)
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text((ROOT / "params.yaml").read_text().replace("batch_size: 8", "batch_size: -8"))
+    path.write_text(LAPTOP.read_text().replace("batch_size: 8", "batch_size: -8"))
     with pytest.raises(UserError, match=r"mine\.yaml: training\.batch_size = -8"):
         load_params(path)
 
@@ -83,7 +84,7 @@ def test_what_is_no_parameter_file_is_refused(tmp_path: Path, text: str) -> None
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(re.sub(r"\n  batch_size:.*", "", (ROOT / "params.yaml").read_text()))
+    path.write_text(re.sub(r"\n  batch_size:.*", "", LAPTOP.read_text()))
     with pytest.raises(UserError, match=r"training\.batch_size: missing"):
         load_params(path)
 
@@ -91,7 +92,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 @given(st.floats(min_value=1e-12, max_value=1e6, allow_nan=False))
 def test_a_number_that_yaml_reads_as_text_is_the_number(value: float) -> None:
     text = yaml.safe_load(f"x: {value:.0e}".replace(".0", ""))["x"]  # YAML 1.1: 1e-3 is text, as papermill would pass it on
-    loaded = load_params(overrides={"ablation": {"learning_rates": {"adam": {"l1": text}}}})
+    loaded = load_params(LAPTOP, {"ablation": {"learning_rates": {"adam": {"l1": text}}}})
     assert loaded.ablation.learning_rates.adam.l1 == float(f"{value:.0e}")
 
 
@@ -113,6 +114,6 @@ def test_a_notebook_refuses_a_misspelt_name_and_ignores_its_own(monkeypatch: pyt
 
 
 def test_the_hash_follows_what_can_change_a_number() -> None:
-    base = load_params()
-    assert load_params(overrides={"seed": base.seed + 1}).hash != base.hash
-    assert load_params(overrides={"device": "cpu", "sweep": {"workers": 1}}).hash == base.hash
+    base = load_params(LAPTOP)
+    assert load_params(LAPTOP, {"seed": base.seed + 1}).hash != base.hash
+    assert load_params(LAPTOP, {"device": "cpu", "sweep": {"workers": 1}}).hash == base.hash
