@@ -6,6 +6,8 @@ Layers, widths and initialisation follow sections II-A and II-B of the paper and
 from __future__ import annotations
 
 import json
+import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from n2nlib.files import UserError, read_safetensors, replacing
 
 PEAK = 255.0
 DEPTH = 5  # poolings: image sides must be multiples of 2**5
+REACH = 192  # pixels: no output depends on an input farther away, and a multiple of 2**5
 BLUR_SIGMA = 0.8  # torchvision's default for a 3x3 Gaussian kernel
 
 
@@ -102,54 +105,77 @@ class Network(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
-def save_network(network: Network, path: Path) -> None:
-    """Weights as safetensors, the network's configuration in the file's metadata; whole or not at all."""
+def save_network(network: Network, path: Path, flips: bool = False) -> None:
+    """Weights as safetensors, the network's configuration in the file's metadata; whole or not at all.
+
+    `flips`: whoever loads the file predicts with the mean over the four flips of an image.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"network": json.dumps(network.config)})
-
-
-def load_network(path: Path) -> Network:
-    """The network that `save_network` wrote. Raises `UserError` if the file is missing, damaged or of something else."""
-    try:
-        tensors, metadata = read_safetensors(path)
-        network = Network(**json.loads(metadata["network"]))
-        network.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a model of this project, or damaged ({error}); allowed: a model.safetensors or final.safetensors") from error
-    return network
+        # one entry: safetensors writes several in no fixed order
+        save_file(tensors, temporary, metadata={"network": json.dumps(network.config | {"flips": flips})})
 
 
 class Denoiser:
     """A trained network, ready to use: `Denoiser.load("reports/laptop/model/final.safetensors").predict(images)`."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, flips: bool = False) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)
+        self.flips = flips
 
     @classmethod
     def load(cls, path: Path | str) -> Denoiser:
-        """Read a model file. Raises `UserError` if there is none or it is not one of ours."""
-        return cls(load_network(Path(path)))
+        """Read a model file. Raises `UserError` if it is missing, damaged or of something else."""
+        try:
+            tensors, metadata = read_safetensors(Path(path))
+            config = json.loads(metadata["network"])
+            flips = config.pop("flips", False)
+            network = Network(**config)
+            network.load_state_dict(tensors)
+            return cls(network, flips)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: not a model of this project, or damaged ({error}); allowed: a model.safetensors, final.safetensors") from error
 
     @torch.no_grad()
-    def predict(self, images: Tensor | np.ndarray, batch_pixels: int = 2**19) -> Tensor | np.ndarray:
+    def predict(self, images: Tensor | np.ndarray, batch_pixels: int = 2**20) -> Tensor | np.ndarray:
         """Denoise `images`: N x 3 x H x W in [0, 255], any float type or uint8, any N, H and W; a tensor or a numpy array.
 
         Returns float32 of the same shape in [0, 255], of the kind that was given. Images are padded to multiples of 32 by repeating
-        their border and cropped back; at most about `batch_pixels` pixels (at least one image) are in the network at a time.
-        Raises ValueError for another shape.
+        their border and cropped back. At most about `batch_pixels` pixels are in the network at a time: a larger image goes through it
+        in tiles whose margins reach as far as the network sees, which changes nothing but rounding. Raises ValueError for another shape.
         """
         given = torch.as_tensor(images)
         if given.ndim != 4 or given.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(given.shape)}; allowed: N x 3 x H x W")
         height, width = given.shape[2:]
-        step = 2**DEPTH
-        padding = (0, -width % step, 0, -height % step)
-        batch = max(1, batch_pixels // max(1, (height + padding[3]) * (width + padding[1])))
-        device = next(self.network.parameters()).device
         denoised = torch.empty(given.shape, dtype=torch.float32)
-        for start in range(0, len(given) if height and width else 0, batch):
-            part = F.pad(given[start : start + batch].to(device, torch.float32), padding, mode="replicate")
-            part = part.contiguous(memory_format=torch.channels_last)
-            denoised[start : start + batch] = self.network(part)[:, :, :height, :width].cpu()
+        if denoised.numel():
+            step = 2**DEPTH
+            padding = (0, -width % step, 0, -height % step)
+            batch = max(1, batch_pixels // ((height + padding[3]) * (width + padding[1])))
+            side = max(step, math.isqrt(batch_pixels) // step * step - 2 * REACH)
+            for start in range(0, len(given), batch):
+                part = F.pad(given[start : start + batch].float(), padding, mode="replicate")
+                denoised[start : start + batch] = self._tiled(part, side)[:, :, :height, :width]
         return denoised.numpy() if isinstance(images, np.ndarray) else denoised
+
+    def _tiled(self, images: Tensor, side: int) -> Tensor:
+        """Float B x 3 x H x W of sides in multiples of 32, whole if there is no more than a tile in it, else tile by tile."""
+        height, width = images.shape[2:]
+        if height * width <= (side + 2 * REACH) ** 2:
+            return self._flipped(images)
+        result = torch.empty_like(images)
+        for top, left in product(range(0, height, side), range(0, width, side)):
+            y, x = max(0, top - REACH), max(0, left - REACH)  # a multiple of 32, so that the poolings fall as in the whole
+            tile = self._flipped(images[:, :, y : top + side + REACH, x : left + side + REACH])
+            result[:, :, top : top + side, left : left + side] = tile[:, :, top - y : top - y + side, left - x : left - x + side]
+        return result
+
+    def _flipped(self, images: Tensor) -> Tensor:
+        """The network's output, or its mean over the four flips."""
+        ways = ((), (3,), (2,), (2, 3)) if self.flips else ((),)
+        return sum(self._network(images.flip(way)).flip(way) for way in ways) / len(ways)
+
+    def _network(self, images: Tensor) -> Tensor:
+        device = next(self.network.parameters()).device
+        return self.network(images.to(device).contiguous(memory_format=torch.channels_last)).cpu()

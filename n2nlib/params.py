@@ -182,7 +182,9 @@ class RunParams(Section):
     loss: Loss
     optimizer: Optimizer
     learning_rate: Positive
-    annealing_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["steps", "one_cycle"] = "steps"
+    annealing_steps: Annotated[int, Field(ge=0)]  # of schedule "steps"
+    averaging: Annotated[Float, Field(ge=0, lt=1)] = 0.0  # decay of the exponential average of the weights, a step; 0: none
     epochs: Count
     batch_size: Count
     sigma_n: NonNegative

@@ -97,7 +97,7 @@ def measure_on_worker(run: RunParams, size: int, device: str, seconds: float) ->
     state = training.begin(run, where)
     training.train_epoch(run, state, images[: run.batch_size], images[: run.batch_size])
     rates = []
-    for step in (lambda: training.train_epoch(run, state, images, images), lambda: training.predict(run, state.network, images)):
+    for step in (lambda: training.train_epoch(run, state, images, images), lambda: training.predict(run, state.product, images)):
         started, seen = time.monotonic(), 0
         while time.monotonic() - started < seconds:
             step()

@@ -21,12 +21,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from n2nlib.evaluation import summarize
+from n2nlib.evaluation import PEAK, summarize
 from n2nlib.files import ROOT, UserError, digest, file_digest, full_disk, relative, write_json
+from n2nlib.measures import psnr_hvs_m, ssim
 from n2nlib.model import save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params, RunParams
-from n2nlib.training import Trained, train
+from n2nlib.training import Trained, predict, train
 
 RUNS = ROOT / "data" / "runs"
 TRAINING_MODULES = ("augment.py", "model.py", "training.py")
@@ -49,6 +50,7 @@ def run_name(run: RunParams, pairs_hash: str) -> str:
     words += [f"sharp{run.tau_sharp:g}"] if run.tau_sharp else []
     words += ["crops"] if run.crops else []
     words += [word for word in ("residual", "normalized", "resample") if getattr(run, word)] + (["clean"] if run.target == "clean" else [])
+    words += ["shared"] * run.shared_noise + ["onecycle"] * (run.schedule == "one_cycle") + [f"average{run.averaging:g}"] * bool(run.averaging)
     words += [f"sigma{run.sigma_n:g}", f"lr{run.learning_rate:g}", f"k{run.annealing_steps}", f"e{run.epochs}", f"s{run.seed}"]
     return "-".join([*words, identity(run, pairs_hash)[:12]])
 
@@ -64,7 +66,7 @@ class Result:
 
     folder: Path
     about: dict  # run.json
-    validation_mse: np.ndarray  # float64, epochs x validation images
+    validation: dict[str, np.ndarray]  # float64: mse, epochs x validation images; psnr_hvs_m (dB) and ssim of each after the last epoch
 
     @property
     def diverged(self) -> bool:
@@ -81,7 +83,12 @@ class Result:
 
     def metrics(self, params: Params) -> dict[str, float]:
         """The four PSNR columns (dB) after the last epoch, under the evaluation of `params`."""
-        return summarize(self.validation_mse[-1], params.evaluation, params.seed)
+        return summarize(self.validation["mse"][-1], params.evaluation, params.seed)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """psnr_hvs_m (dB) and ssim after the last epoch, means over the validation images."""
+        return {name: float(self.validation[name].mean()) for name in ("psnr_hvs_m", "ssim")}
 
 
 def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
@@ -93,7 +100,7 @@ def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
             return None
         if any(file_digest(folder / name) != expected for name, expected in about["files"].items()):
             return None
-        return Result(folder, about, load_file(folder / "validation.safetensors")["mse"])
+        return Result(folder, about, load_file(folder / "validation.safetensors"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -124,11 +131,12 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
     with tempfile.TemporaryDirectory(prefix="storing-", dir=workshop) as temporary:
         made = Path(temporary) / folder.name
         made.mkdir()
-        mse = np.stack(state.validation_mse)
+        validation = {"mse": np.stack(state.validation_mse)} | _measured(run, state, pairs, device)
         pd.DataFrame(state.history).to_csv(made / "history.csv", index=False, float_format="%.9g")
-        save_file({"mse": mse}, made / "validation.safetensors")
-        save_network(state.network, made / "model.safetensors")
-        write_json(made / "metrics.json", summarize(mse[-1], params.evaluation, params.seed))
+        save_file(validation, made / "validation.safetensors")
+        save_network(state.product, made / "model.safetensors")
+        measures = {name: float(validation[name].mean()) for name in ("psnr_hvs_m", "ssim")}
+        write_json(made / "metrics.json", summarize(validation["mse"][-1], params.evaluation, params.seed) | measures)
         about = {
             "run": folder.name,
             "identity": identity(run, pairs.hash),
@@ -147,3 +155,10 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
             return
         shutil.rmtree(folder, ignore_errors=True)  # not whole, or it would have been found
         made.replace(folder)
+
+
+def _measured(run: RunParams, state: Trained, pairs: PairSet, device: torch.device) -> dict[str, np.ndarray]:
+    """PSNR-HVS-M and SSIM of each validation image; a network that diverged counts as in `mse_per_image`."""
+    denoised = predict(run, state.product, pairs.validation["noisy_1"].to(device))
+    denoised, clean = np.nan_to_num(denoised, nan=0.0, posinf=PEAK, neginf=0.0), pairs.validation["clean"].numpy()
+    return {"psnr_hvs_m": psnr_hvs_m(denoised, clean), "ssim": ssim(denoised, clean)}

@@ -42,7 +42,7 @@ def collect_curves(planned: list[Planned], results: list[Result], params: Params
     """A row a candidate, seed and epoch: psnr_mean and psnr_std (dB) of the validation after it, and the training loss."""
     rows = []
     for one, result in zip(planned, results, strict=True):
-        for mse, epoch in zip(result.validation_mse, result.history.to_dict("records"), strict=True):
+        for mse, epoch in zip(result.validation["mse"], result.history.to_dict("records"), strict=True):
             mean, std = subset_psnr(mse, params.evaluation, params.seed)
             rows.append(one.row | {"epoch": int(epoch["epoch"]), "psnr_mean": mean, "psnr_std": std, "train_loss": epoch["train_loss"]})
     return pd.DataFrame(rows)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from n2nlib import augment
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
@@ -31,9 +32,17 @@ LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}  # means over pixels in grey level
 PREDICT_BATCH = 200
 
 
-def learning_rate(run: RunParams, epoch: int) -> float:
-    """The rate of epoch `epoch` (from 0): ten times smaller after every epochs / (k + 1) epochs (section III-B)."""
-    return run.learning_rate * 0.1 ** (epoch * (run.annealing_steps + 1) // run.epochs)
+def learning_rate(run: RunParams, epoch: int, done: float = 0.0) -> float:
+    """The rate in epoch `epoch` (from 0) of which the share `done` is over.
+
+    "steps": ten times smaller after every epochs / (k + 1) epochs (section III-B). "one_cycle": up to `run.learning_rate` in the first 30 % of
+    the training and down to nothing after, both as half a cosine (Smith and Topin 2018, with the constants of torch's OneCycleLR).
+    """
+    if run.schedule == "steps":
+        return run.learning_rate * 0.1 ** (epoch * (run.annealing_steps + 1) // run.epochs)
+    progress, peak, start, end = (epoch + done) / run.epochs, run.learning_rate, run.learning_rate / 25, run.learning_rate / 25e4
+    a, b, along = (start, peak, progress / 0.3) if progress < 0.3 else (peak, end, (progress - 0.3) / 0.7)
+    return b + (a - b) * (1 + math.cos(math.pi * along)) / 2
 
 
 @dataclass
@@ -41,12 +50,18 @@ class Trained:
     """A run's state: of one that goes on, or finished. `history` has a row an epoch, `validation_mse` each image's error after it."""
 
     network: Network
+    average: AveragedModel | None  # the exponential average of the weights, where the run keeps one
     optimizer: torch.optim.Optimizer
     order: torch.Generator  # draws the order of the pairs, on the CPU
     augmentation: torch.Generator  # draws flips, crops and noise, on the device
     history: list[dict[str, float]] = field(default_factory=list)
     validation_mse: list[np.ndarray] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def product(self) -> Network:
+        """The network that is validated and stored: the one with averaged weights where there is one."""
+        return self.average.module if self.average else self.network
 
     @property
     def diverged(self) -> bool:
@@ -63,7 +78,8 @@ def begin(run: RunParams, device: torch.device) -> Trained:
     network = network.to(device, memory_format=torch.channels_last)
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[run.optimizer]
     optimizer = kind(network.parameters(), lr=run.learning_rate, fused=True)
-    return Trained(network, optimizer, order, torch.Generator(device).manual_seed(seeds[2]))
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(run.averaging)) if run.averaging else None
+    return Trained(network, average, optimizer, order, torch.Generator(device).manual_seed(seeds[2]))
 
 
 def augmented(run: RunParams, images: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -82,13 +98,13 @@ def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor,
     With `blocks` (uint8 N x cell x 3 x S x S) noisy versions are drawn anew from them.
     """
     device, loss_of = inputs.device, LOSSES[run.loss]
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(run, len(state.history))
     state.network.train()
     order = torch.randperm(len(inputs), generator=state.order).to(device)
     total = torch.zeros((), device=device, dtype=torch.float64)
     batches = order.split(run.batch_size)
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(run, len(state.history), number / len(batches))
         pair = (inputs[batch], targets[batch]) if blocks is None else _fresh(run, blocks[batch.to(blocks.device)], targets[batch], state.augmentation)
         images = augmented(run, (pair[0].float(), pair[1].float()), state.augmentation)
         noisy, target = (image.contiguous(memory_format=torch.channels_last) for image in images)
@@ -98,6 +114,8 @@ def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor,
         loss = loss_of(predicted, target)
         loss.backward()
         state.optimizer.step()
+        if state.average:
+            state.average.update_parameters(state.network)
         total += loss.detach()
     return float(total) / len(batches)
 
@@ -139,7 +157,7 @@ def train(run: RunParams, pairs: PairSet, device: torch.device, checkpoint: Path
     while len(state.history) < run.epochs and not state.diverged:
         started = time.monotonic()
         loss = train_epoch(run, state, inputs, targets, blocks)
-        mse = mse_per_image(predict(run, state.network, noisy), clean)
+        mse = mse_per_image(predict(run, state.product, noisy), clean)
         epoch = len(state.history)
         state.history.append(
             {
@@ -161,6 +179,8 @@ def save(state: Trained, path: Path) -> None:
     """Write all that the next epoch depends on: weights, optimiser, generators, history. Whole or not at all."""
     optimizer = state.optimizer.state_dict()["state"]
     tensors = {f"network/{name}": tensor for name, tensor in state.network.state_dict().items()}
+    if state.average:
+        tensors |= {f"average/{name}": tensor for name, tensor in state.average.state_dict().items()}
     tensors |= {f"optimizer/{number}/{name}": value for number, values in optimizer.items() for name, value in values.items()}
     tensors |= {"generator/order": state.order.get_state(), "generator/augmentation": state.augmentation.get_state()}
     tensors["validation_mse"] = torch.from_numpy(np.stack(state.validation_mse))
@@ -177,7 +197,9 @@ def restore(path: Path, run: RunParams, device: torch.device) -> Trained | None:
     try:
         tensors, metadata = read_safetensors(path)
         state.history, state.seconds = json.loads(metadata["history"]), float(metadata["seconds"])
-        state.network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
+        for part, module in (("network/", state.network), ("average/", state.average)):
+            if module is not None:
+                module.load_state_dict({name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)})
         parameters = list(state.network.parameters())
         optimizer = state.optimizer.state_dict()
         for name, tensor in tensors.items():

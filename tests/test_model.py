@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib import Denoiser, UserError
-from n2nlib.model import Network, UNet, UnsharpMask, load_network, save_network
+from n2nlib.model import Network, UNet, UnsharpMask, save_network
 
 PUBLISHED = {"upsample": 991_203, "tconv": 1_148_307}
 
@@ -118,9 +118,26 @@ def test_denoiser_is_the_network_and_does_not_depend_on_its_batches(model_file: 
     images = torch.rand(7, 3, 64, 32) * 255
     denoiser = Denoiser.load(str(model_file))
     with torch.no_grad():
-        expected = load_network(model_file)(images)
+        expected = denoiser.network(images)
     torch.testing.assert_close(denoiser.predict(images), expected, rtol=1e-4, atol=1e-2)
     torch.testing.assert_close(denoiser.predict(images, batch_pixels=1), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_tiles_of_a_large_image_are_the_whole(model_file: Path) -> None:
+    images = torch.rand(1, 3, 700, 1100, generator=torch.Generator().manual_seed(1)) * 255
+    denoiser = Denoiser.load(model_file)
+    whole = denoiser.predict(images, batch_pixels=10**9)
+    torch.testing.assert_close(denoiser.predict(images, batch_pixels=500**2), whole, rtol=1e-4, atol=1e-2)
+
+
+def test_flips_average_the_four_flipped_predictions(model_file: Path, tmp_path: Path) -> None:
+    plain = Denoiser.load(model_file)
+    save_network(plain.network, tmp_path / "flips.safetensors", flips=True)
+    images = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(2)) * 255
+    expected = sum(plain.predict(images.flip(way)).flip(way) for way in ([], [2], [3], [2, 3])) / 4
+    found = Denoiser.load(tmp_path / "flips.safetensors").predict(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+    assert (found - plain.predict(images)).abs().max() > 1
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 32, 32, 3)])

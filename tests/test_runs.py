@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import a_run
+from skimage.metrics import structural_similarity
 
-from n2nlib import runs, training
+from n2nlib import Denoiser, runs, training
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params, RunParams
 from n2nlib.runs import find, identity, train_and_store
@@ -41,6 +42,43 @@ def test_annealing_as_in_the_papers_example() -> None:
     assert training.learning_rate(a_run(annealing_steps=1, epochs=1), 0) == 1e-3
 
 
+def test_one_cycle_is_torchs(pair_set: PairSet) -> None:
+    run, steps = a_run(schedule="one_cycle", learning_rate=0.3, epochs=5), 40
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=5 * steps + 1, cycle_momentum=False)
+    for step in range(5 * steps):
+        # torch puts the peak on step 0.3 * total - 1
+        ours = training.learning_rate(run, step // steps, step % steps / steps)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], abs=0.3 / steps)
+        optimizer.step()
+        theirs.step()
+    assert training.learning_rate(run, 0) == pytest.approx(0.3 / 25)
+    assert training.learning_rate(run, 1, 0.5) == pytest.approx(0.3)
+
+
+def test_averaged_weights_follow_their_recursion(pair_set: PairSet) -> None:
+    run = a_run(averaging=0.9, batch_size=48, sigma_n=0.0)
+    state = training.begin(run, CPU)
+    expected = None
+    for _ in range(3):
+        training.train_epoch(run, state, pair_set.train["noisy_1"], pair_set.train["noisy_2"])  # one step an epoch
+        weights = [parameter.detach().clone() for parameter in state.network.parameters()]
+        expected = weights if expected is None else [0.9 * old + 0.1 * new for old, new in zip(expected, weights, strict=True)]
+    for found, wanted in zip(state.product.parameters(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_measures_are_of_the_stored_model(pair_set: PairSet, params: Params, tmp_path: Path) -> None:
+    result = runs.train_and_store(tmp_path / "runs" / "test", a_run(epochs=1, averaging=0.5), pair_set, params, CPU)
+    clean = pair_set.validation["clean"].numpy()
+    denoised = Denoiser.load(result.model).predict(pair_set.validation["noisy_1"].numpy())
+    one = structural_similarity(denoised[0], clean[0].astype(np.float32), channel_axis=0, data_range=255, gaussian_weights=True, use_sample_covariance=False)
+    assert result.validation["ssim"][0] == pytest.approx(one, abs=1e-4)
+    assert result.measures["ssim"] == pytest.approx(result.validation["ssim"].mean())
+    assert result.validation["mse"][-1] == pytest.approx(((denoised - clean.astype(float)) ** 2).mean(axis=(1, 2, 3)), rel=1e-4)
+    assert json.loads((result.folder / "metrics.json").read_text())["psnr_hvs_m"] == pytest.approx(result.measures["psnr_hvs_m"])
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_one_step_is_the_optimisers_rule(pair_set: PairSet, optimizer: str) -> None:
     run = a_run(optimizer=optimizer, batch_size=48, epochs=1, sigma_n=0.0, flips="none", learning_rate=1e-4, loss="l1", annealing_steps=0)
@@ -56,7 +94,10 @@ def test_one_step_is_the_optimisers_rule(pair_set: PairSet, optimizer: str) -> N
         torch.testing.assert_close(parameter, expected, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"crops": ((0.7, 1.0), (0.05, 0.4))}, {"arch": "tconv", "optimizer": "sgd", "learning_rate": 1e-7}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"crops": ((0.7, 1.0), (0.05, 0.4))}, {"averaging": 0.9, "schedule": "one_cycle"}, {"arch": "tconv", "optimizer": "sgd", "learning_rate": 1e-7}],
+)
 def test_same_seed_same_bytes_other_seed_other_bytes(pair_set: PairSet, params: Params, runs_folder: Path, changes: dict) -> None:
     first = _files(train_and_store(runs_folder / "one", a_run(**changes), pair_set, params, CPU).folder)
     again = _files(train_and_store(runs_folder / "two", a_run(**changes), pair_set, params, CPU).folder)
@@ -70,10 +111,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"averaging": 0.9, "schedule": "one_cycle"}])
 @pytest.mark.parametrize("epochs_done", [1, 2, 3])
-def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, params: Params, runs_folder: Path, epochs_done: int, optimizer: str) -> None:
-    run = a_run(crops=((0.7, 1.0),), optimizer=optimizer, learning_rate=1e-6)
+def test_an_interrupted_run_continues_to_the_same_bytes(pair_set: PairSet, params: Params, runs_folder: Path, epochs_done: int, changes: dict) -> None:
+    run = a_run(crops=((0.7, 1.0),), learning_rate=1e-6, **changes)
     whole = _files(train_and_store(runs_folder / "whole", run, pair_set, params, CPU).folder)
     seen = []
 
@@ -130,14 +171,14 @@ def test_metrics_follow_the_evaluation_without_training(pair_set: PairSet, param
     result = train_and_store(runs_folder / "one", a_run(epochs=1), pair_set, params, CPU)
     other = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"subset": 16})})
     assert result.metrics(other)["psnr_mean"] == pytest.approx(result.metrics(params)["psnr_full"])
-    assert json.loads((result.folder / "metrics.json").read_text()) == pytest.approx(result.metrics(params))
+    assert json.loads((result.folder / "metrics.json").read_text()) == pytest.approx(result.metrics(params) | result.measures)
 
 
 def test_identity_follows_every_parameter_the_pairs_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     base = identity(a_run(), "pairs")
     others = {"seed": 1, "width": 6, "arch": "tconv", "residual": True, "normalized": True, "tau_sharp": 0.0, "target": "clean", "loss": "l1"}
     others |= {"optimizer": "sgd", "learning_rate": 2e-3, "annealing_steps": 0, "epochs": 4, "batch_size": 8, "sigma_n": 0.0, "flips": "none"}
-    others |= {"shared_noise": True, "resample": True, "crops": ((0.7, 1.0),), "precision": "bfloat16"}
+    others |= {"schedule": "one_cycle", "averaging": 0.9, "shared_noise": True, "resample": True, "crops": ((0.7, 1.0),), "precision": "bfloat16"}
     assert set(others) == set(RunParams.model_fields)
     assert len({identity(a_run(**{name: value}), "pairs") for name, value in others.items()} | {base}) == len(others) + 1
     assert identity(a_run(), "other pairs") != base

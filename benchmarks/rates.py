@@ -1,0 +1,63 @@
+"""python -m benchmarks.rates --photos FOLDER: the search behind the batch size and learning rates of scale workstation.
+
+Short trainings (half of Table I's images) on training photographs alone, a share of them held out, so that no photograph of the scale's
+validation set has a say. One rule for all rows: of each optimiser and loss the rate with the best mean PSNR over networks with and
+without sharpening; the batch size with the best mean over all of its best rates. Writes reports/<scale>/tables/rate_search.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+import pandas as pd
+
+from n2nlib import tables
+from n2nlib.experiments import Planned
+from n2nlib.files import ROOT
+from n2nlib.pairs import ensure_pairs
+from n2nlib.params import Params, RunParams, load_params
+from n2nlib.sweep import train_all
+
+KEYS = ["batch_size", "optimizer", "loss", "learning_rate", "sharpen"]
+RATES = {("adam", "mse"): (5e-4, 1e-3, 2e-3), ("adam", "l1"): (5e-4, 1e-3, 2e-3), ("sgd", "mse"): (1e-6, 3e-6, 1e-5), ("sgd", "l1"): (3e-4, 1e-3, 3e-3)}
+ROWS = [
+    *[(16, optimizer, loss, rate, sharpen) for (optimizer, loss), rates in RATES.items() for rate, sharpen in product(rates, (False, True))],
+    *[(32, "adam", "mse", rate, sharpen) for rate, sharpen in product((1e-3, 2e-3), (False, True))],  # is a larger batch worth its fewer steps?
+]
+
+
+def search_runs(params: Params) -> list[Planned]:
+    options, common = params.training, {"seed": params.seed, "width": params.model.width, "arch": "upsample", "annealing_steps": 1, "crops": ()}
+    common |= {"sigma_n": options.sigma_n, "flips": options.flips, "shared_noise": options.shared_noise, "precision": options.precision}
+    planned = []
+    for values in ROWS:
+        row = dict(zip(KEYS, values, strict=True))
+        changes = {key: value for key, value in row.items() if key != "sharpen"} | {"tau_sharp": options.tau_sharp if row["sharpen"] else 0.0}
+        planned.append(Planned(row, RunParams(**common, epochs=max(1, params.ablation.epochs // 2), **changes)))
+    return planned
+
+
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """The rule: for each batch size, optimiser and loss the rate with the best mean over sharpening."""
+    means = table.groupby(KEYS[:-1], as_index=False)["psnr_mean"].mean()
+    return means.loc[means.groupby(KEYS[:-2])["psnr_mean"].idxmax()].reset_index(drop=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", required=True, help="folder of training photographs")
+    parser.add_argument("--scale", default="workstation")
+    arguments = parser.parse_args()
+    file = ROOT / "params" / f"{arguments.scale}.yaml"
+    pairs = {"source": "folder", "path": arguments.photos, "validation": 500}
+    params = load_params(file, {"scale": f"{arguments.scale}-rates", "pairs": pairs, "evaluation": {"subset": 250}})
+    planned, pair_set = search_runs(params), ensure_pairs(params)
+    table = tables.collect(planned, train_all("rates", planned, pair_set, params), params)
+    tables.save(table.drop(columns="diverged"), "rate_search", load_params(file), list(table["run"]))
+    print(f"noisy input: {pair_set.card['noisy_psnr_db']['validation']['global']:.2f} dB")
+    print(chosen(table).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
