@@ -16,7 +16,8 @@ from n2nlib import tables
 from n2nlib.experiments import Planned
 from n2nlib.files import ROOT
 from n2nlib.pairs import ensure_pairs
-from n2nlib.params import Params, RunParams, load_params
+from n2nlib.params import Params, load_params
+from n2nlib.sections import RunParams
 from n2nlib.sweep import train_all
 
 KEYS = ["batch_size", "optimizer", "loss", "learning_rate", "sharpen"]

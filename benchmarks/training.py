@@ -18,8 +18,9 @@ from n2nlib import sweep
 from n2nlib.diagrams import cost
 from n2nlib.files import ROOT
 from n2nlib.model import Network
-from n2nlib.params import Params, RunParams, load_params
+from n2nlib.params import Params, load_params
 from n2nlib.plan import measure_on_worker
+from n2nlib.sections import RunParams
 
 ROUNDS = 3
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2nlib.params import Evaluation
+from n2nlib.sections import Evaluation
 
 PEAK = 255.0
 

@@ -12,8 +12,9 @@ import pandas as pd
 from n2nlib.files import replacing, write_json
 from n2nlib.model import Denoiser
 from n2nlib.pairs import PairSet
-from n2nlib.params import Params, RunParams
+from n2nlib.params import Params
 from n2nlib.runs import Result
+from n2nlib.sections import RunParams
 
 ABLATION = ["loss", "optimizer", "sharpen", "crops", "arch"]
 FINE_TUNING = ["sigma_n", "tau_sharp", "lr0", "annealing_steps"]

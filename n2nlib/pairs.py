@@ -28,8 +28,9 @@ from safetensors.numpy import save_file
 from n2nlib import noise
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.files import UserError, read_safetensors, relative, replacing, write_json
-from n2nlib.params import Pairs, Params
+from n2nlib.params import Params
 from n2nlib.photos import Photo, find_photos
+from n2nlib.sections import Pairs
 
 if TYPE_CHECKING:
     import torch  # where it is used it is imported late: it would cost every process that makes pairs two seconds

@@ -16,7 +16,8 @@ from n2nlib import experiments, runs, sweep, tables, training
 from n2nlib.experiments import Planned
 from n2nlib.files import ROOT, UserError
 from n2nlib.pairs import read_card
-from n2nlib.params import Params, RunParams, load_params
+from n2nlib.params import Params, load_params
+from n2nlib.sections import RunParams
 
 MEASURED = 3.0  # seconds of training, of each kind of network
 

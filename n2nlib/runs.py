@@ -26,7 +26,8 @@ from n2nlib.files import ROOT, UserError, digest, file_digest, full_disk, relati
 from n2nlib.measures import psnr_hvs_m, ssim
 from n2nlib.model import save_network
 from n2nlib.pairs import PairSet
-from n2nlib.params import Params, RunParams
+from n2nlib.params import Params
+from n2nlib.sections import RunParams
 from n2nlib.training import Trained, predict, train
 
 RUNS = ROOT / "data" / "runs"

@@ -22,7 +22,8 @@ from n2nlib import runs
 from n2nlib.experiments import Planned
 from n2nlib.files import UserError
 from n2nlib.pairs import PairSet, load_pairs
-from n2nlib.params import Params, RunParams
+from n2nlib.params import Params
+from n2nlib.sections import RunParams
 
 TOPIC = "n2n-progress"
 # Of a worker's process. The allocator keeps what a training step frees: Dask's own setting gives it back to the system at once, and getting

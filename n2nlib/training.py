@@ -26,7 +26,7 @@ from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.files import read_safetensors, replacing
 from n2nlib.model import Network
 from n2nlib.pairs import PairSet
-from n2nlib.params import RunParams
+from n2nlib.sections import RunParams
 
 LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}  # means over pixels in grey levels of [0, 255]
 PREDICT_BATCH = 200

@@ -14,7 +14,8 @@ import pytest
 from n2nlib import runs
 from n2nlib.files import ROOT
 from n2nlib.pairs import PairSet, build_pairs, load_pairs
-from n2nlib.params import Params, RunParams, load_params
+from n2nlib.params import Params, load_params
+from n2nlib.sections import RunParams
 
 SMOKE = ROOT / "params" / "smoke.yaml"
 

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from n2nlib import published
 from n2nlib.evaluation import mse_per_image, psnr, psnr_full, psnr_per_image, subset_psnr
-from n2nlib.params import Evaluation
+from n2nlib.sections import Evaluation
 from n2nlib.statistics import effect, interaction, table1_effects
 
 images = hnp.arrays(np.uint8, (3, 3, 8, 8))

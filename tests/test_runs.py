@@ -14,8 +14,9 @@ from skimage.metrics import structural_similarity
 
 from n2nlib import Denoiser, runs, training
 from n2nlib.pairs import PairSet
-from n2nlib.params import Params, RunParams
+from n2nlib.params import Params
 from n2nlib.runs import find, identity, train_and_store
+from n2nlib.sections import RunParams
 
 CPU = torch.device("cpu")
 
