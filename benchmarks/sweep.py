@@ -34,7 +34,7 @@ def main() -> None:
                 several = [base.model_copy(update={"seed": seed}) for seed in range(arguments.runs if number else 2)]
                 started = time.monotonic()
                 futures = [
-                    client.submit(sweep.train_on_worker, stage, run, str(folder / "pairs"), card["hash"], params, workers=workers[:count], pure=False)
+                    client.submit(sweep.train_on_worker, stage, run, str(folder / "pairs"), card["hash"], params, 1, workers=workers[:count], pure=False)
                     for run in several
                 ]
                 client.gather(futures)

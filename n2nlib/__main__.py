@@ -79,6 +79,18 @@ def _readme(arguments: argparse.Namespace) -> None:
     write_readme(arguments.check)
 
 
+def _denoise(arguments: argparse.Namespace) -> None:
+    from n2nlib.denoise import denoise_file
+
+    denoise_file(Path(arguments.image), Path(arguments.output), arguments.model, arguments.pixelate)
+
+
+def _paper(arguments: argparse.Namespace) -> None:
+    from n2nlib.paper import write_paper
+
+    write_paper(load_params())
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction.")
     commands = top.add_subparsers(dest="command", required=True)
@@ -90,6 +102,16 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)")
     run.add_argument("notebook", help="its name, such as 03_ablation")
     run.set_defaults(do=_run)
+
+    denoise = commands.add_parser("denoise", help="restore an image file of any size with a trained model")
+    denoise.add_argument("image", help="the image file")
+    denoise.add_argument("-o", "--output", required=True, help="where to write the restored image")
+    denoise.add_argument("--model", default="final", help="final (default) or best, of the scale of params.yaml, or a .safetensors file")
+    denoise.add_argument("--pixelate", action="store_true", help="the image is a clean photograph: make the noisy input from it first, and say what is gained")
+    denoise.set_defaults(do=_denoise)
+
+    paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results of params.yaml's scale")
+    paper.set_defaults(do=_paper)
 
     noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
     noise.add_argument("folder", nargs="?", help="default: that of params.yaml")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from n2nlib.files import replacing, write_json
-from n2nlib.model import Denoiser
+from n2nlib.files import write_json
+from n2nlib.model import Denoiser, save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
 from n2nlib.runs import Result
@@ -26,6 +25,7 @@ class Planned:
 
     row: dict[str, object]
     run: RunParams
+    pairs: str = ""  # the pair set that it trains on, where a sweep has several
 
 
 def _run(params: Params, choice: dict, section: object, seed: int, **changes: object) -> RunParams:
@@ -128,20 +128,30 @@ def _fine_tuned(params: Params, candidate: pd.Series, row: dict, epochs: int, se
     )
 
 
-def save_final(final: Planned, result: Result, params: Params) -> dict:
-    """Copy the final run's model to reports/<scale>/model/final.safetensors and describe it in final.json; returns the latter."""
+def clean_twin(planned: Planned, pairs: PairSet) -> list[Planned]:
+    """The same run trained towards clean images, what Noise2Noise does without; none where the pair set has no clean training images."""
+    return [Planned(planned.row, planned.run.model_copy(update={"target": "clean"}))] if "clean" in pairs.train else []
+
+
+def save_model(name: str, planned: Planned, result: Result, params: Params, metrics: dict[str, float], flips: bool = False) -> dict:
+    """Write a run's model to reports/<scale>/model/<name>.safetensors and describe it in <name>.json; returns the latter.
+
+    `metrics` are of the prediction that the file stands for: with `flips` the mean over the four flips of an image.
+    """
     folder = params.reports / "model"
-    with replacing(folder / "final.safetensors") as temporary:
-        shutil.copyfile(result.model, temporary)
+    save_network(Denoiser.load(result.model).network, folder / f"{name}.safetensors", flips)
     about = {
         "scale": params.scale,
         "run": result.about["run"],
-        "setting": final.row,
+        "setting": planned.row,
+        "flips": flips,
         "parameters": result.about["parameters"],
-        "metrics": {name: round(value, 4) for name, value in result.metrics(params).items()},
+        "metrics": {key: round(value, 4) for key, value in metrics.items()},
+        "seconds": result.about["seconds"],
+        "images": result.about["images"],
         "versions": result.about["versions"],
     }
-    write_json(folder / "final.json", about)
+    write_json(folder / f"{name}.json", about)
     return about
 
 

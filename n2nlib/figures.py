@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from n2nlib import tables
-from n2nlib.evaluation import mse_per_image, psnr, psnr_full
+from n2nlib import statistics, tables
+from n2nlib.evaluation import mse_per_image, psnr
 from n2nlib.files import replacing, write_json
 from n2nlib.params import Params
 
@@ -153,6 +153,52 @@ def fine_tuning(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def global_psnr(images: np.ndarray, clean: np.ndarray) -> float:
-    """Global PSNR (dB) of N x 3 x H x W images against clean ones."""
-    return psnr_full(mse_per_image(images, clean))
+def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """What crops and the MSE loss change without and with sharpening (dB): every pair of runs as a dot, their mean with its 95 % interval."""
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
+    for axis, (title, factor) in zip(axes, (("crops", ("crops", True, False)), ("MSE − L1", ("loss", "mse", "l1"))), strict=True):
+        axis.axhline(0, color="black", linewidth=0.8)
+        for number, (source, frame) in enumerate((("ours", table), ("published", published))):
+            means, places = [], []
+            for place, sharpen in enumerate((False, True)):
+                part = frame[frame["sharpen"] == sharpen]
+                if not set(factor[1:]) <= set(part[factor[0]]):
+                    continue
+                found, x = statistics.effect(part, *factor), place + (0.1 if number else -0.1)
+                values = statistics.differences(part, *factor)
+                axis.plot(np.full(len(values), x + (0.07 if number else -0.07)), values, ".", color=f"C{number}", alpha=0.4, ms=4)
+                reach = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
+                axis.errorbar(x, found.mean, yerr=reach, fmt="os"[number], color=f"C{number}")
+                means.append(found.mean)
+                places.append(x)
+            axis.plot(places, means, color=f"C{number}", lw=1, label=source)
+        axis.set(title=f"effect of {title}", ylabel="difference (dB)", xlim=(-0.5, 1.5))
+        axis.set_xticks([0, 1], ["no sharpening", "sharpening"])
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def studies(effects: pd.DataFrame) -> Figure:
+    """The effects of notebook 07 (frame of `beyond.effects`, dB) as intervals around zero, a colour a study; one seed has no interval."""
+    figure, axis = plt.subplots(figsize=(PAGE, 0.2 * len(effects) + 0.7))
+    axis.axvline(0, color="black", linewidth=0.8)
+    heights = np.arange(len(effects))[::-1]
+    for number, (_, part) in enumerate(effects.groupby("study", sort=False)):
+        reach = np.nan_to_num(np.array([part["mean"] - part["low"], part["high"] - part["mean"]]))
+        axis.errorbar(part["mean"], heights[part.index], xerr=reach, fmt="o", color=f"C{number % 2}")
+    axis.set(xlabel="difference (dB), 95 % interval over seeds", ylim=(-0.7, len(effects) - 0.3))
+    axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=6.5)
+    return figure
+
+
+def measures(frames: dict[str, pd.DataFrame]) -> Figure:
+    """Runs (title -> frame of `tables.collect_measures`) by PSNR and by the two other measures."""
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
+    for axis, (name, label) in zip(axes, (("psnr_hvs_m", "PSNR-HVS-M (dB)"), ("ssim", "SSIM")), strict=True):
+        for number, (title, frame) in enumerate(frames.items()):
+            axis.plot(frame["psnr_full"], frame[name], "os^"[number % 3], color=f"C{number}", ms=3.5, alpha=0.7, label=title)
+        axis.set(xlabel="PSNR (dB, global)", ylabel=label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(frames))
+    return figure

@@ -53,3 +53,13 @@ def _luma(images: np.ndarray) -> np.ndarray:
     """N x 3 x H x W in [0, 255] -> N x H x W, the package's Y of BT.601."""
     luma = bt601ycbcr(np.clip(_stacked(images), 0, 255))[0]
     return luma.reshape(len(images), *images.shape[2:])
+
+
+def sharpness(images: np.ndarray, clean: np.ndarray) -> float:
+    """How much of the clean images' gradient energy `images` have (N x 3 x S x S): below 1 they are blurrier, above 1 noisier or sharper."""
+
+    def energy(x: np.ndarray) -> float:
+        x = x.astype(np.float64)
+        return float((np.diff(x, axis=2) ** 2).sum() + (np.diff(x, axis=3) ** 2).sum())
+
+    return energy(images) / energy(clean)

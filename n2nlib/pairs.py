@@ -271,9 +271,10 @@ def read_card(folder: Path) -> dict | None:
         return None
 
 
-def ensure_pairs(params: Params) -> PairSet:
-    """The pair set that `params` describes: the one on disk, or made now if it is missing or was made with other parameters."""
-    card = read_card(params.pairs_folder)
+def ensure_pairs(params: Params, folder: Path | None = None) -> PairSet:
+    """The pair set that `params` describes, in `folder` (default: data/pairs/<scale>): the one on disk, or made now if it is missing or other."""
+    folder = folder or params.pairs_folder
+    card = read_card(folder)
     if card is None or card["parameters"] != params.pairs.model_dump(mode="json") | {"seed": params.seed}:
-        build_pairs(params)
-    return load_pairs(params.pairs_folder)
+        build_pairs(params, folder)
+    return load_pairs(folder)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from n2nlib.files import ROOT, UserError, digest, relative
-from n2nlib.sections import Ablation, Curves, Evaluation, FineTuning, Model, Pairs, Section, Seed, Sweep, Training
+from n2nlib.sections import Ablation, Beyond, Curves, Evaluation, FineTuning, Model, Pairs, Section, Seed, Sweep, Training
 
 
 class Params(Section):
@@ -31,6 +31,7 @@ class Params(Section):
     ablation: Ablation
     curves: Curves
     fine_tuning: FineTuning
+    beyond: Beyond
     evaluation: Evaluation
     sweep: Sweep
 

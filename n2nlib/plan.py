@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from n2nlib import experiments, runs, sweep, tables, training
+from n2nlib import best, experiments, runs, studies, sweep, tables, training
 from n2nlib.experiments import Planned
 from n2nlib.files import ROOT, UserError
 from n2nlib.pairs import read_card
@@ -28,7 +29,7 @@ class Stage:
 
     name: str
     reasons: list[str] = field(default_factory=list)
-    missing: list[RunParams] = field(default_factory=list)
+    missing: list[tuple[RunParams, Params]] = field(default_factory=list)  # with the parameters of the pairs that it trains on
     of: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -83,9 +84,17 @@ def planned_runs(params: Params, stages: dict[str, Stage]) -> dict[str, list[Pla
     except UserError:
         pass
     fine = experiments.fine_tuning_runs(params, candidates.iloc[0] if chosen is None else chosen)
-    if params.fine_tuning.final_epochs != params.fine_tuning.epochs:
-        fine = [*fine, Planned({}, fine[0].run.model_copy(update={"epochs": params.fine_tuning.final_epochs}))]
-    return {"ablation": experiments.ablation_runs(params), "curves": experiments.curve_runs(params, candidates), "fine_tuning": fine}
+    final = Planned({}, fine[0].run.model_copy(update={"epochs": params.fine_tuning.final_epochs}))
+    best_model = Planned({}, studies.network(params, params.beyond.seeds[0], epochs=params.beyond.best_epochs))
+    with contextlib.suppress(UserError):  # what an earlier rebuild found is the best guess
+        if chosen is not None:
+            final = experiments.final_run(params, chosen, tables.load("table3_fine_tuning", params))
+        best_model, _ = best.best_run(params, tables.load("beyond", params))
+    fine += [final]
+    if params.pairs.source != "ee559":  # the course's files hold no clean targets for the final model's twin
+        fine += [Planned({}, final.run.model_copy(update={"target": "clean"}))]
+    beyond = [*studies.study_runs(params), best_model]
+    return {"ablation": experiments.ablation_runs(params), "curves": experiments.curve_runs(params, candidates), "fine_tuning": fine, "beyond": beyond}
 
 
 def measure_on_worker(run: RunParams, size: int, device: str, seconds: float) -> tuple[float, float]:
@@ -111,14 +120,16 @@ def measure_on_worker(run: RunParams, size: int, device: str, seconds: float) ->
 def make_plan(params: Params) -> tuple[list[Stage], int]:
     """All stages with what they would train and how long it would take here, and the number of workers."""
     stages = stale_stages(params)
-    card = None if stages["data"].reasons else read_card(params.pairs_folder)
+    options = {"": params} | studies.set_options(params)
+    cards = {name: None if stages["data"].reasons else read_card(studies.set_folder(params, name)) for name in options}
     for name, planned in planned_runs(params, stages).items():
         stage = stages[name]
-        unique = {json.dumps(one.run.model_dump(mode="json")): one.run for one in planned}
+        unique = {(one.pairs, json.dumps(one.run.model_dump(mode="json"))): one for one in planned}
         stage.of = len(unique)
         if stage.reasons:
-            stage.missing = [run for run in unique.values() if card is None or runs.find(runs.RUNS / name, run, card["hash"]) is None]
-            stage.images = sum(runs.images_of(run, params.pairs.train) for run in stage.missing)
+            missing = [one for one in unique.values() if (card := cards[one.pairs]) is None or runs.find(runs.RUNS / name, one.run, card["hash"]) is None]
+            stage.missing = [(one.run, options[one.pairs]) for one in missing]
+            stage.images = sum(runs.images_of(run, of.pairs.train) for run, of in stage.missing)
     workers = sweep.default_workers(params)
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import n2nlib.sweep, n2nlib.figures"], cwd=ROOT, check=True)
@@ -132,7 +143,7 @@ def make_plan(params: Params) -> tuple[list[Stage], int]:
 
 def _add_training(params: Params, stages: dict[str, Stage], workers: int) -> None:
     """Add the seconds of training, from a measurement on as many workers as will train."""
-    missing = [run for stage in stages.values() for run in stage.missing]
+    missing = [run for stage in stages.values() for run, _ in stage.missing]
     rates: dict[tuple, tuple[float, float]] = {}
     started = time.monotonic()
     with sweep.client(params, workers) as client:
@@ -145,9 +156,10 @@ def _add_training(params: Params, stages: dict[str, Stage], workers: int) -> Non
             rates[_kind(run)] = tuple(sum(values) / workers for values in zip(*measured, strict=True))
     for stage in stages.values():
         costs = []
-        for run in stage.missing:
+        for run, of in stage.missing:
             train_rate, predict_rate = rates[_kind(run)]
-            costs.append(runs.images_of(run, params.pairs.train) / train_rate + run.epochs * params.pairs.validation / predict_rate)
+            area = (of.pairs.size / params.pairs.size) ** 2
+            costs.append(area * (runs.images_of(run, of.pairs.train) / train_rate + run.epochs * of.pairs.validation / predict_rate))
         if costs:
             stage.seconds += cluster_start + _makespan(costs, workers)
 

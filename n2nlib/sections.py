@@ -158,6 +158,41 @@ class FineTuning(Section):
     final_epochs: Count  # of the model that is saved; the same as epochs: the best run of Table III itself
 
 
+class Sizes(Section):
+    """The study of image sizes; its pairs have a block of their own, so that no photograph need be enlarged."""
+
+    pixels: Annotated[tuple[Annotated[int, Field(ge=32, le=512, multiple_of=32)], ...], _LISTED, AfterValidator(_distinct)]
+    block: Annotated[int, Field(ge=1, le=16)]
+    train: Count
+    validation: Annotated[int, Field(ge=2)]
+    epochs: Count
+
+
+class Beyond(Section):
+    """Notebook 07: the paper's future work, and the best model that can be had with a stated budget."""
+
+    seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
+    epochs: Count  # of every run but those of the sizes and the best model; with several crops an image fewer, for the same images
+    learning_rate: Positive  # Adam, MSE
+    crops: dict[str, Annotated[tuple[CropScale, ...], _LISTED]]  # name -> one crop an image for each
+    sigma_n: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]  # where shared and independent noise are compared
+    averaging: Fraction  # decay of the exponential average of the weights, a step
+    sizes: Sizes
+    best_epochs: Count
+    best_learning_rate: Positive  # the peak, where the best recipe is one cycle
+
+    @model_validator(mode="after")
+    def _check(self) -> Beyond:
+        for name, scales in self.crops.items():
+            if not all(low < high <= 1 for low, high in scales):
+                raise ValueError(f"beyond.crops.{name} = {[list(scale) for scale in scales]}: allowed: 0 < smallest < largest <= 1")
+            if self.epochs % len(scales):
+                raise ValueError(
+                    f"beyond.crops.{name} = {[list(scale) for scale in scales]}: {len(scales)} crops an image do not divide beyond.epochs = {self.epochs}"
+                )
+        return self
+
+
 class Evaluation(Section):
     """The paper's protocol: mean and standard deviation of the PSNR over `repeats` random subsets of `subset` images."""
 

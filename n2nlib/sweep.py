@@ -40,7 +40,7 @@ CONNECT = 20  # seconds that a given scheduler has to answer
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _pairs(folder: str, pairs_hash: str) -> PairSet:
     """The pair set, mapped once a worker."""
     pairs = load_pairs(Path(folder))
@@ -57,14 +57,13 @@ def pick_device(wanted: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % gpus) if gpus and wanted != "cpu" else torch.device("cpu")
 
 
-def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params) -> str | UserError:
-    """The task that Dask runs: train one run, report every epoch, return the run's name (its numbers are in its folder)."""
+def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params, an_epoch: int) -> str | UserError:
+    """The task that Dask runs: train one run, report the images of `an_epoch` after each, return the run's name (its numbers are in its folder)."""
     torch.set_num_threads(1)
     worker = get_worker()
     number = int(worker.name) if str(worker.name).isdigit() else 0
     pairs = _pairs(pairs_folder, pairs_hash)
     name = runs.run_name(run, pairs_hash)
-    an_epoch = runs.images_of(run, len(pairs.train["noisy_1"])) // run.epochs
     try:
         runs.train_and_store(
             stage,
@@ -152,30 +151,38 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def train_all(stage: str, planned: list[Planned], pairs: PairSet, params: Params) -> list[runs.Result]:
+def train_all(stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet], params: Params) -> list[runs.Result]:
     """Train what is missing of `planned`, and return all results in order; nothing finished is trained again.
 
-    A run that fails does not stop the others; its error is raised when they are done. Raises `UserError` for what a user can mend.
+    `pairs`: one pair set, or several by the names that `planned` gives them. A run that fails does not stop the others; its error is raised
+    when they are done. Raises `UserError` for what a user can mend.
     """
+    sets = pairs if isinstance(pairs, dict) else {"": pairs}
     folder = runs.RUNS / stage
-    found = {runs.run_name(one.run, pairs.hash): runs.find(folder, one.run, pairs.hash) for one in planned}
-    missing = {runs.run_name(one.run, pairs.hash): one.run for one in planned}
-    missing = {name: run for name, run in missing.items() if found[name] is None}
+    names = [runs.run_name(one.run, sets[one.pairs].hash) for one in planned]
+    jobs = {name: (one.run, sets[one.pairs]) for name, one in zip(names, planned, strict=True)}
+    found = {name: runs.find(folder, run, of.hash) for name, (run, of) in jobs.items()}
+    missing = {name: job for name, job in jobs.items() if found[name] is None}
     if missing:
-        _train(folder, missing, len(found), pairs, params)
-        found |= {name: runs.find(folder, run, pairs.hash) for name, run in missing.items()}
+        found |= _train(folder, missing, len(found), params)
     else:
         print(f"{stage}: all {len(found)} runs are on disk, nothing to train.", flush=True)
     lost = [name for name, result in found.items() if result is None]
     if lost:
-        raise UserError(f"data/runs/{stage}/{lost[0]}: not readable after its training; start again (nothing else is trained twice)")
-    return [found[runs.run_name(one.run, pairs.hash)] for one in planned]
+        raise UserError(f"data/runs/{stage}/{lost[0]}: trained, but not readable on this machine's disk; start again (nothing else is trained twice)")
+    return [found[name] for name in names]
 
 
-def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: PairSet, params: Params) -> None:
-    count = len(pairs.train["noisy_1"])
-    images = {name: runs.images_of(run, count) for name, run in missing.items()}
+def _work(run: RunParams, pairs: PairSet, params: Params) -> int:
+    """Images of a whole training, larger ones counted by their area, so that what is left can be told."""
+    count, _, side, _ = pairs.train["noisy_1"].shape
+    return round(runs.images_of(run, count) * (side / params.pairs.size) ** 2)
+
+
+def _train(stage: Path, missing: dict[str, tuple[RunParams, PairSet]], all_runs: int, params: Params) -> dict[str, runs.Result | None]:
+    images = {name: _work(run, pairs, params) for name, (run, pairs) in missing.items()}
     progress = Progress(all_runs, all_runs - len(missing), sum(images.values()))
+    results: dict[str, runs.Result | None] = {}
     failures: dict[str, BaseException] = {}
     with client(params, len(missing)) as dask_client:
         workers = len(dask_client.scheduler_info(n_workers=-1)["workers"])
@@ -186,10 +193,11 @@ def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: Pai
         )
         dask_client.subscribe_topic(TOPIC, progress.on_event)
         longest_first = sorted(missing, key=lambda name: -images[name])  # the last to end should be short; sorted is stable
-        futures: dict[Future, str] = {
-            dask_client.submit(train_on_worker, stage, missing[name], str(pairs.folder), pairs.hash, params, key=f"{stage.name}/{name}", pure=False): name
-            for name in longest_first
-        }
+        futures: dict[Future, str] = {}
+        for name in longest_first:
+            run, pairs = missing[name]
+            task = stage, run, str(pairs.folder), pairs.hash, params, images[name] // run.epochs
+            futures[dask_client.submit(train_on_worker, *task, key=f"{stage.name}/{name}", pure=False)] = name
         pending = set(futures)
         while pending:
             try:
@@ -201,17 +209,19 @@ def _train(stage: Path, missing: dict[str, RunParams], all_runs: int, pairs: Pai
                 name = futures[future]
                 if future.status == "finished" and not isinstance(future.result(), UserError):
                     progress.finished += 1
-                    progress.line(_outcome(stage, missing[name], pairs, params))
+                    run, pairs = missing[name]
+                    results[name] = runs.find(stage, run, pairs.hash)
+                    progress.line(_outcome(name, results[name], params))
                 else:
                     failures[name] = _reason(future, name)
                     progress.line(f"{name}: FAILED: {failures[name]}")
     for error in failures.values():
         raise error
+    return results
 
 
-def _outcome(stage: Path, run: RunParams, pairs: PairSet, params: Params) -> str:
-    result = runs.find(stage, run, pairs.hash)
-    name = runs.run_name(run, pairs.hash).rsplit("-", 1)[0]
+def _outcome(name: str, result: runs.Result | None, params: Params) -> str:
+    name = name.rsplit("-", 1)[0]
     if result is None:
         return f"{name}: trained, but not on this machine's disk"
     state = "DIVERGED, " if result.diverged else ""

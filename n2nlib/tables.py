@@ -48,6 +48,22 @@ def collect_curves(planned: list[Planned], results: list[Result], params: Params
     return pd.DataFrame(rows)
 
 
+def collect_measures(results: list[Result], params: Params) -> pd.DataFrame:
+    """A row a run, each run once: psnr_full, psnr_per_image, psnr_hvs_m (dB), ssim, all of the whole validation set after the last epoch."""
+    rows = []
+    for result in {result.about["run"]: result for result in results}.values():
+        psnr = result.metrics(params)
+        rows.append({"run": result.about["run"]} | {name: psnr[name] for name in ("psnr_full", "psnr_per_image")} | result.measures)
+    return pd.DataFrame(rows)
+
+
+def collect_references(baselines: pd.DataFrame, rows: dict[str, Result], params: Params) -> pd.DataFrame:
+    """What a result is to be read against: the classical methods, and runs by what they are; columns of baselines.csv."""
+    measured = collect_measures(list(rows.values()), params).set_index("run")
+    ours = [{"method": name} | measured.loc[result.about["run"]].to_dict() for name, result in rows.items()]
+    return pd.concat([baselines, pd.DataFrame(ours)], ignore_index=True)
+
+
 def provenance(params: Params, runs: list[str]) -> dict[str, object]:
     """What a table or figure came from: scale, hash of the parameters, commit, runs."""
     return {"scale": params.scale, "parameters": params.hash, "commit": commit(), "runs": sorted(set(runs))}
@@ -85,7 +101,8 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], render
 def load(name: str, params: Params) -> pd.DataFrame:
     """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
     path = params.reports / "tables" / f"{name}.csv"
-    stage = {"table1_ablation": "03_ablation", "table3_fine_tuning": "05_fine_tuning"}.get(name, "04_candidate_curves")
+    written_by = {"03_ablation": ("ablation",), "05_fine_tuning": ("fine_tuning", "references"), "07_beyond": ("beyond",)}
+    stage = next((notebook for notebook, parts in written_by.items() if name.endswith(parts)), "04_candidate_curves")
     if not path.is_file():
         raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
     return pd.read_csv(path)

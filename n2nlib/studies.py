@@ -1,0 +1,185 @@
+"""What the paper leaves for the future, and what its authors could not see: small studies around its final network (notebook 07).
+
+Every study compares variants of one training that differ in one thing, over the same seeds. Unless a study is about just that, the network has
+the residual connection and the scaling to [-0.5, 0.5] that the paper's lacks: within a short training the published one has not learnt enough
+for finer differences to show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from n2nlib import baselines, measures, statistics
+from n2nlib.evaluation import mse_per_image, psnr_full, summarize
+from n2nlib.experiments import Planned
+from n2nlib.model import Denoiser
+from n2nlib.pairs import PairSet, ensure_pairs
+from n2nlib.params import Params
+from n2nlib.runs import Result
+from n2nlib.sections import RunParams
+
+STEPS, ONE_CYCLE = "annealing step", "one cycle"
+RECIPES = (STEPS, ONE_CYCLE, "averaged weights", "one cycle, averaged weights")
+COLUMNS = ["study", "variant", "seed", "psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim", "images", "run"]
+
+
+def network(params: Params, seed: int, **changes: object) -> RunParams:
+    """The paper's final network (TConv, MSE, Adam, sharpening) with a residual connection and scaled values; `changes` on top."""
+    training, options = params.training, params.beyond
+    values = {
+        "seed": seed,
+        "width": params.model.width,
+        "arch": "tconv",
+        "residual": True,
+        "normalized": True,
+        "tau_sharp": training.tau_sharp,
+        "loss": "mse",
+        "optimizer": "adam",
+        "learning_rate": options.learning_rate,
+        "annealing_steps": 1,
+        "epochs": options.epochs,
+        "batch_size": training.batch_size,
+        "sigma_n": training.sigma_n,
+        "flips": training.flips,
+        "shared_noise": training.shared_noise,
+        "crops": (),
+        "precision": training.precision,
+    }
+    return RunParams(**(values | changes))
+
+
+def variants(params: Params) -> dict[str, dict[str, dict]]:
+    """Study -> variant -> what it changes in `network`. The first variant of each is what the others are compared with."""
+    options = params.beyond
+    one_cycle = {"schedule": "one_cycle", "annealing_steps": 0, "learning_rate": options.best_learning_rate}
+    averaged = {"averaging": options.averaging}
+    every = {
+        "connection": {
+            "as published": {"residual": False, "normalized": False},
+            "residual": {"normalized": False},
+            "[-0.5, 0.5]": {"residual": False},
+            "both": {},
+        },
+        "sharpening": {"none": {"tau_sharp": 0.0}, "unsharp masking": {}},
+        "crops": {"none": {}} | {name: {"crops": scales, "epochs": options.epochs // len(scales)} for name, scales in options.crops.items()},
+        "recipe": dict(zip(RECIPES, ({}, one_cycle, averaged, one_cycle | averaged), strict=True)),
+    }
+    for sigma in options.sigma_n:
+        every[f"augmentation noise, sigma {sigma:g}"] = {
+            "independent": {"sigma_n": sigma, "shared_noise": False},
+            "shared": {"sigma_n": sigma, "shared_noise": True},
+        }
+    if params.pairs.source != "ee559":  # the course's files hold neither photographs nor clean training images
+        every["noise draws"] = {"one draw": {}, "fresh every epoch": {"resample": True}}
+        every["targets"] = {"noisy": {}, "clean": {"target": "clean"}}
+        every["targets, as published"] = {name: {"residual": False, "normalized": False} | change for name, change in every["targets"].items()}
+    return every
+
+
+def set_options(params: Params) -> dict[str, Params]:
+    """The parameters of the pair sets that the studies need beside the scale's own, by name."""
+    if params.pairs.source == "ee559":
+        return {}
+    sizes, pairs = params.beyond.sizes, params.pairs
+    small = {"block": sizes.block, "train": sizes.train, "validation": sizes.validation, "resample": False}
+    options = {size_name(size): pairs.model_copy(update=small | {"size": size}) for size in sizes.pixels}
+    options["fresh"] = pairs.model_copy(update={"resample": True})
+    return {name: params.model_copy(update={"pairs": changed}) for name, changed in options.items()}
+
+
+def size_name(size: int) -> str:
+    return f"{size}px"
+
+
+def ensure_sets(params: Params, pairs: PairSet) -> dict[str, PairSet]:
+    """The pair sets of all studies, made where missing in data/pairs/<scale>-beyond/."""
+    return {"": pairs} | {name: ensure_pairs(changed, set_folder(params, name)) for name, changed in set_options(params).items()}
+
+
+def set_folder(params: Params, name: str) -> Path:
+    return params.pairs_folder.with_name(f"{params.scale}-beyond") / name if name else params.pairs_folder
+
+
+def study_runs(params: Params) -> list[Planned]:
+    """All runs of all studies, every seed; a training that two studies share stands in both and is trained once."""
+    planned = [
+        Planned({"study": study, "variant": variant, "seed": seed}, network(params, seed, **change), "fresh" if change.get("resample") else "")
+        for study, changes in variants(params).items()
+        for variant, change in changes.items()
+        for seed in params.beyond.seeds
+    ]
+    return planned + (size_runs(params) if set_options(params) else [])
+
+
+def size_runs(params: Params) -> list[Planned]:
+    """The study of image sizes: each size without and with sharpening."""
+    options = params.beyond
+    return [
+        Planned(
+            {"study": f"size {size}", "variant": variant, "seed": seed},
+            network(params, seed, epochs=options.sizes.epochs, tau_sharp=tau),
+            size_name(size),
+        )
+        for size in options.sizes.pixels
+        for variant, tau in (("none", 0.0), ("unsharp masking", params.training.tau_sharp))
+        for seed in options.seeds
+    ]
+
+
+def collect(planned: list[Planned], results: list[Result], params: Params, sets: dict[str, PairSet]) -> pd.DataFrame:
+    """A row a run of each study (`COLUMNS`; PSNR in dB): the subsets of a small validation set are half of it."""
+    rows = []
+    for one, result in zip(planned, results, strict=True):
+        count = len(sets[one.pairs].validation["clean"])
+        protocol = params.evaluation.model_copy(update={"subset": min(params.evaluation.subset, count // 2)})
+        about = {name: result.about[name] for name in ("images", "run")}
+        rows.append(one.row | summarize(result.validation["mse"][-1], protocol, params.seed) | result.measures | about)
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def best_variant(table: pd.DataFrame, study: str) -> str:
+    """The variant with the best psnr_mean, averaged over seeds."""
+    return table[table["study"] == study].groupby("variant")["psnr_mean"].mean().idxmax()
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Each variant against the first of its study, over the seeds (psnr_mean, dB): study, what, mean, standard_error, low, high, pairs, same_sign."""
+    rows = []
+    for study, part in table.groupby("study", sort=False):
+        names = list(dict.fromkeys(part["variant"]))
+        for name in names[1:]:
+            found = statistics.effect(part[["variant", "seed", "psnr_mean", "psnr_std"]], "variant", name, names[0])
+            rows.append({"study": study, "what": f"{name} − {names[0]}"} | found.as_dict())
+    return pd.DataFrame(rows)[["study", "what", "mean", "standard_error", "low", "high", "pairs", "same_sign"]]
+
+
+def sizes(planned: list[Planned], results: list[Result], sets: dict[str, PairSet]) -> pd.DataFrame:
+    """For each image size: noisy input, best Gaussian blur and network in dB, and how sharp the outputs are (means over seeds)."""
+    rows = []
+    for name, pairs in sets.items():
+        if not name.endswith("px"):
+            continue
+        noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
+        blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
+        row = {"size": int(name.removesuffix("px")), "noisy": psnr_full(mse_per_image(noisy, clean)), "blur": psnr_full(mse_per_image(blurred, clean))}
+        for variant, short in (("none", "network"), ("unsharp masking", "sharpened")):
+            of = [result for one, result in zip(planned, results, strict=True) if one.pairs == name and one.row["variant"] == variant]
+            outputs = [Denoiser.load(result.model).predict(noisy) for result in of]
+            row[short] = np.mean([psnr_full(mse_per_image(output, clean)) for output in outputs])
+            row[f"{short}_sharpness"] = np.mean([measures.sharpness(output, clean) for output in outputs])
+        rows.append(row | {"blur_sharpness": measures.sharpness(blurred, clean)})
+    return pd.DataFrame(rows)
+
+
+def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:
+    """The effects of the studies whose names begin with one of `studies`, each named with its study."""
+    rows = effects[effects["study"].str.startswith(studies)]
+    return rows.assign(what=rows["study"] + ": " + rows["what"], source="")
+
+
+def own_size(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs on the scale's own pairs, each once: those of other image sizes have other validation images."""
+    return table[~table["study"].str.startswith(("size", "prediction"))].drop_duplicates("run")
