@@ -25,7 +25,7 @@ def cost(width: int, arch: str, size: int = 32) -> dict[str, float]:
 def _box(axis: Axes, x: float, y: float, channels: int, side: int, color: str) -> None:
     height, half = 0.22 + 0.68 * np.log2(side + 1) / np.log2(33), 0.12 + channels / 700
     axis.add_patch(plt.Rectangle((x - half, y - height / 2), 2 * half, height, facecolor=color, edgecolor="white", linewidth=0.8))
-    axis.text(x, y + height / 2 + 0.05, str(channels), ha="center", va="bottom", fontsize=6)
+    axis.text(x, y + height / 2 + 0.05, str(channels), ha="center", va="bottom", fontsize=7.5)
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str = "0.35", style: str = "-") -> None:
@@ -75,7 +75,7 @@ def architecture(width: int, size: int = 32) -> Figure:
     x += 0.7
     _box(axis, x, row[0], channels[-1], size, "C5")
     _arrow(axis, (place[0] + 0.25, place[1]), (x - 0.2, row[0]))
-    axis.text(x + 0.25, row[0], "ReLU, sharpen,\nclamp to [0, 255]", fontsize=6.5, va="center")
+    axis.text(x + 0.25, row[0], "ReLU, sharpen,\nclamp to [0, 255]", fontsize=7.5, va="center")
     for level in range(levels + 1):
         axis.text(-0.55, row[level], f"{size >> level}²", fontsize=7, va="center", ha="right", color="0.35")
     legend = {
@@ -85,7 +85,7 @@ def architecture(width: int, size: int = 32) -> Figure:
         "upsampled and skip, concatenated": "0.55",
     }
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in legend.values()]
-    axis.legend(handles, legend.keys(), loc="lower right", fontsize=6.5)
+    axis.legend(handles, legend.keys(), loc="lower right", fontsize=7.5)
     axis.set(xlim=(-1.1, x + 2.0), ylim=(row[levels] - 0.7, 1.0))
     axis.axis("off")
     return figure

@@ -12,6 +12,7 @@ from n2nlib.files import write_json
 from n2nlib.model import Denoiser, save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
+from n2nlib.published import table2
 from n2nlib.runs import Result
 from n2nlib.sections import RunParams
 
@@ -155,14 +156,15 @@ def save_model(name: str, planned: Planned, result: Result, params: Params, metr
     return about
 
 
-def examples(table1: pd.DataFrame, results: list[Result], best: int = 3) -> dict[str, Result]:
-    """Fig. 1's models, by title: the paper's baseline where it was trained, and the `best` runs of Table I."""
-    baseline = {"loss": "l1", "optimizer": "adam", "sharpen": False, "crops": False, "arch": "upsample"}
-    rows = table1.index[(table1[list(baseline)] == pd.Series(baseline)).all(axis=1)]
-    shown = {"baseline": results[rows[0]]} if len(rows) else {}
-    for place, row in enumerate(table1["psnr_mean"].sort_values(ascending=False, kind="stable").index[:best], 1):
-        shown[f"no. {place}"] = results[row]
-    return shown
+def examples(table1: pd.DataFrame, results: list[Result]) -> dict[str, Result]:
+    """Fig. 1's models, by title: of the paper's the baseline and the three candidates, where they were trained, and the best run of our Table I."""
+    settings = [{"loss": "l1", "optimizer": "adam", "sharpen": False, "crops": False, "arch": "upsample"}, *table2()[ABLATION].to_dict("records")]
+    shown = {}
+    for number, setting in enumerate(settings):
+        rows = table1.index[(table1[list(setting)] == pd.Series(setting)).all(axis=1)]
+        if len(rows):
+            shown[f"candidate {number}" if number else "baseline"] = results[rows[0]]
+    return shown | {"our best": results[table1["psnr_mean"].idxmax()]}
 
 
 def example_pictures(shown: dict[str, Result], pairs: PairSet, count: int = 4) -> tuple[dict[str, np.ndarray], np.ndarray]:

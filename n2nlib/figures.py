@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from n2nlib import statistics, tables
 from n2nlib.evaluation import mse_per_image, psnr
@@ -47,7 +48,7 @@ def image_grid(columns: dict[str, np.ndarray], clean: np.ndarray | None = None, 
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
             if values is not None and np.isfinite(values[row]):
-                axis.set_xlabel(f"{values[row]:.2f} dB", labelpad=1.5, fontsize=7)
+                axis.set_xlabel(f"{values[row]:.2f} dB", labelpad=1.5, fontsize=7.5)
         axes[0, column].set_title(title, fontsize=7.5)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015)
     return figure
@@ -90,10 +91,11 @@ def curves(frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float],
     if chosen_at is not None and frame["epoch"].max() > chosen_at:
         axis.axvline(chosen_at, color="0.6", linewidth=0.8)
         axis.annotate(
-            "short cycle ends", (chosen_at, 0.03), (-2, 0), ("data", "axes fraction"), "offset points", rotation=90, fontsize=6, ha="right", color="0.4"
+            "short cycle ends", (chosen_at, 0.03), (-2, 0), ("data", "axes fraction"), "offset points", rotation=90, fontsize=7, ha="right", color="0.4"
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="epoch", ylabel="validation PSNR (dB, global)")
-    figure.legend(loc="outside upper center", ncols=2, fontsize=6.5)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=7.5)
     return figure
 
 
@@ -149,13 +151,13 @@ def fine_tuning(table: pd.DataFrame) -> Figure:
         axis.set(xscale="log", xlabel="initial learning rate", title=f"τ$_{{sharp}}$ = {factor:g}")
     axes[0, 0].set_ylabel("PSNR (dB, global)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=6.5)
+    figure.legend(handles, labels, loc="outside right center", fontsize=7.5)
     return figure
 
 
 def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """What crops and the MSE loss change without and with sharpening (dB): every pair of runs as a dot, their mean with its 95 % interval."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
+    figure, axes = plt.subplots(1, 2, figsize=(COLUMN, 2.3))
     for axis, (title, factor) in zip(axes, (("crops", ("crops", True, False)), ("MSE − L1", ("loss", "mse", "l1"))), strict=True):
         axis.axhline(0, color="black", linewidth=0.8)
         for number, (source, frame) in enumerate((("ours", table), ("published", published))):
@@ -172,8 +174,9 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 means.append(found.mean)
                 places.append(x)
             axis.plot(places, means, color=f"C{number}", lw=1, label=source)
-        axis.set(title=f"effect of {title}", ylabel="difference (dB)", xlim=(-0.5, 1.5))
-        axis.set_xticks([0, 1], ["no sharpening", "sharpening"])
+        axis.set(title=title, xlabel="sharpening", xlim=(-0.5, 1.5))
+        axis.set_xticks([0, 1], ["without", "with"])
+    axes[0].set_ylabel("difference (dB)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
@@ -181,14 +184,17 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 def studies(effects: pd.DataFrame) -> Figure:
     """The effects of notebook 07 (frame of `beyond.effects`, dB) as intervals around zero, a colour a study; one seed has no interval."""
-    figure, axis = plt.subplots(figsize=(PAGE, 0.2 * len(effects) + 0.7))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.17 * len(effects) + 0.7))
     axis.axvline(0, color="black", linewidth=0.8)
     heights = np.arange(len(effects))[::-1]
     for number, (_, part) in enumerate(effects.groupby("study", sort=False)):
         reach = np.nan_to_num(np.array([part["mean"] - part["low"], part["high"] - part["mean"]]))
         axis.errorbar(part["mean"], heights[part.index], xerr=reach, fmt="o", color=f"C{number % 2}")
+    for height, row in zip(heights, effects.itertuples(), strict=True):
+        interval = f" [{row.low:+.2f}, {row.high:+.2f}]" if row.pairs > 1 else ""
+        axis.annotate(f"{row.mean:+.2f}{interval}".replace("-", "−"), (1.01, height), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
     axis.set(xlabel="difference (dB), 95 % interval over seeds", ylim=(-0.7, len(effects) - 0.3))
-    axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=6.5)
+    axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=7.5)
     return figure
 
 

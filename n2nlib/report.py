@@ -88,5 +88,6 @@ def write_index(params: Params) -> None:
         picture = f'<img src="figures/{figure[1]}.png" alt="">' if figure else ""
         sentence = html.escape(" ".join(question[1].split())) if question else ""
         entries.append(f'<li><a href="{page}">{picture}<h2>{html.escape(title)}</h2></a><p>{sentence}</p></li>')
-    text = INDEX.read_text(encoding="utf-8").replace("SCALE", params.scale).replace("ENTRIES", "\n".join(entries))
+    paper = '<p><a href="paper.pdf">The paper (PDF)</a></p>' if (params.reports / "paper.pdf").is_file() else ""
+    text = INDEX.read_text(encoding="utf-8").replace("SCALE", params.scale).replace("PAPER", paper).replace("ENTRIES", "\n".join(entries))
     write_text(params.reports / "index.html", text)

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+CONFIDENCE = 0.95  # of every interval
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -54,8 +57,8 @@ def interaction(table: pd.DataFrame, factor: tuple[str, object, object], other: 
 
 
 def of_evaluation(mean: float, spread: float) -> Effect:
-    """A difference (dB) of two single runs: its only interval is that of the evaluation, 1.96 times its `spread`."""
-    reach = 1.96 * spread
+    """A difference (dB) of two single runs: its only interval is that of the evaluation, normal with its `spread`."""
+    reach = float(stats.norm.ppf(TAILS[1])) * spread
     return Effect(mean, float("nan"), mean - reach, mean + reach, 1, 1, mean, mean, spread)
 
 
@@ -70,7 +73,7 @@ def _summarize(differences: pd.Series, spread: np.ndarray) -> Effect:
     values = differences.to_numpy(np.float64)
     count, mean = len(values), float(values.mean())
     error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    reach = float(stats.t.ppf(0.975, count - 1)) * error if count > 1 else float("nan")
+    reach = float(stats.t.ppf(TAILS[1], count - 1)) * error if count > 1 else float("nan")
     return Effect(
         mean=mean,
         standard_error=error,
@@ -89,7 +92,7 @@ def rank_agreement(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
     values = np.array([a, b], np.float64)
     rng = np.random.default_rng(0)
     resampled = [stats.kendalltau(*values[:, rng.integers(0, len(a), len(a))]).statistic for _ in range(1000)]
-    return float(stats.kendalltau(*values).statistic), *(float(limit) for limit in np.nanquantile(resampled, [0.025, 0.975]))
+    return float(stats.kendalltau(*values).statistic), *(float(limit) for limit in np.nanquantile(resampled, TAILS))
 
 
 TABLE1_FACTORS = {

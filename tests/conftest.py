@@ -117,3 +117,13 @@ class Project:
         """run.json of every finished run, with the time it was written."""
         found = (self.folder / "data" / "runs").glob("[!.]*/*/run.json")
         return {f"{path.parent.parent.name}/{path.parent.name}": path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture(scope="session")
+def smoke_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project whose scale smoke was rebuilt, once for all tests; who changes it works on a copy of it or puts it back."""
+    copy = Project(tmp_path_factory.mktemp("project"))
+    for command in ([sys.executable, "-m", "n2nlib", "scale", "smoke"], ["dvc", "repro"]):
+        done = copy.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return copy

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
-from n2nlib import published
+from n2nlib import measures, published
 from n2nlib.evaluation import mse_per_image, psnr, psnr_full, psnr_per_image, subset_psnr
 from n2nlib.sections import Evaluation
 from n2nlib.statistics import effect, interaction, table1_effects
@@ -120,3 +121,10 @@ def test_an_interaction_by_hand() -> None:
     found = interaction(table, ("crops", True, False), ("sharpen", True, False))
     # crops change -3 and -2 with sharpening, 0 and -1 without: -3 and -1
     assert (found.mean, found.pairs, found.smallest, found.largest) == (-2, 2, -3, -1)
+
+
+def test_a_blur_is_less_sharp_and_noise_sharper() -> None:
+    clean = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32)).astype(np.float64)
+    assert measures.sharpness(clean, clean) == 1
+    assert measures.sharpness(clean / 2, clean) == pytest.approx(0.25)
+    assert measures.sharpness(gaussian_filter(clean, (0, 0, 1, 1)), clean) < 0.5

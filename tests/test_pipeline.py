@@ -19,18 +19,13 @@ from conftest import Project
 
 from n2nlib.tables import COLUMNS
 
-NOTEBOOKS = ["01_data", "02_architecture", "03_ablation", "04_candidate_curves", "05_fine_tuning", "06_discussion"]
+NOTEBOOKS = ["01_data", "02_architecture", "03_ablation", "04_candidate_curves", "05_fine_tuning", "06_discussion", "07_beyond"]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project whose scale smoke was rebuilt."""
-    copy = Project(tmp_path_factory.mktemp("project"))
-    chosen = copy.run(sys.executable, "-m", "n2nlib", "scale", "smoke")
-    assert chosen.returncode == 0, chosen.stderr
-    done = copy.run("dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return copy
+def project(smoke_project: Project) -> Project:
+    """The rebuilt project, which these tests edit; each leaves it as it was."""
+    return smoke_project
 
 
 def _repro(project: Project) -> str:
@@ -53,7 +48,20 @@ def test_it_leaves_what_the_readme_promises(project: Project) -> None:
     assert len(pd.read_csv(reports / "tables" / "table1_ablation.csv")) == 32
     assert len(pd.read_csv(reports / "tables" / "table2_candidates.csv")) == 3
     assert len(pd.read_csv(reports / "tables" / "table3_fine_tuning.csv")) == 36
-    for name in ("fig1_examples", "fig2_curves", "ablation", "fine_tuning", "data_pairs", "data_noise", "network", "sharpening", "clamp"):
+    for name in (
+        "fig1_examples",
+        "fig2_curves",
+        "ablation",
+        "fine_tuning",
+        "data_pairs",
+        "data_noise",
+        "network",
+        "sharpening",
+        "clamp",
+        "interactions",
+        "measures",
+        "beyond_effects",
+    ):
         for suffix in ("svg", "png", "json"):
             assert (reports / "figures" / f"{name}.{suffix}").stat().st_size > 100
     for name in NOTEBOOKS:
@@ -67,7 +75,16 @@ def test_it_leaves_what_the_readme_promises(project: Project) -> None:
     assert all((reports / picture).is_file() for picture in re.findall(r'src="([^"]+)"', index))
     metrics = json.loads((reports / "metrics.json").read_text())
     assert metrics["final_psnr_full"] > 0
-    assert (reports / "model" / "final.safetensors").is_file()
+    for model in ("final", "best"):
+        about = json.loads((reports / "model" / f"{model}.json").read_text())
+        assert (reports / "model" / f"{model}.safetensors").is_file()
+        assert about["metrics"]["psnr_hvs_m"] > 0
+    references = pd.read_csv(reports / "tables" / "references.csv")
+    assert list(references.columns) == COLUMNS["baselines"]
+    assert references["method"].str.contains("clean targets").sum() == 1
+    measured = pd.concat([pd.read_csv(reports / "tables" / f"measures_{name}.csv") for name in ("ablation", "curves", "fine_tuning")])
+    assert len(measured) == 32 + 3 + 36
+    assert measured[["psnr_hvs_m", "ssim"]].notna().all().all()
 
 
 def test_every_number_names_its_runs(project: Project) -> None:
