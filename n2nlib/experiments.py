@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from n2nlib.files import write_json
+from n2nlib.files import read_json, write_json
 from n2nlib.model import Denoiser, save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
@@ -129,9 +130,14 @@ def _fine_tuned(params: Params, candidate: pd.Series, row: dict, epochs: int, se
     )
 
 
-def clean_twin(planned: Planned, pairs: PairSet) -> list[Planned]:
-    """The same run trained towards clean images, what Noise2Noise does without; none where the pair set has no clean training images."""
-    return [Planned(planned.row, planned.run.model_copy(update={"target": "clean"}))] if "clean" in pairs.train else []
+def clean_twin(params: Params, pairs: PairSet) -> list[Planned]:
+    """The final model's run trained towards clean images, what Noise2Noise does without; none where the pair set has no clean training images.
+
+    Raises `UserError` if there is no final model yet.
+    """
+    about = read_json(params.reports / "model" / "final.json")
+    run = RunParams.model_validate_json(json.dumps(about["parameters"] | {"target": "clean"}))
+    return [Planned(about["setting"], run)] if "clean" in pairs.train else []
 
 
 def save_model(name: str, planned: Planned, result: Result, params: Params, metrics: dict[str, float], flips: bool = False) -> dict:
@@ -154,6 +160,16 @@ def save_model(name: str, planned: Planned, result: Result, params: Params, metr
     }
     write_json(folder / f"{name}.json", about)
     return about
+
+
+def dead_channels(results: list[Result], pairs: PairSet, images: int = 50) -> list[int]:
+    """How many of the three output channels of each run are dead: zero at more than half of all pixels of the first validation images.
+
+    Where the last convolution's output is negative everywhere the ReLU behind it passes no gradient, and the channel learns nothing more.
+    """
+    noisy = pairs.validation["noisy_1"][:images]
+    outputs = (Denoiser.load(result.model).predict(noisy) for result in results)
+    return [int(((output == 0).float().mean(dim=(0, 2, 3)) > 0.5).sum()) for output in outputs]
 
 
 def examples(table1: pd.DataFrame, results: list[Result]) -> dict[str, Result]:

@@ -123,18 +123,17 @@ def _setting(loss: str, optimizer: str, sharpen: bool, crops: bool) -> str:
 
 
 def effects(rows: pd.DataFrame) -> Figure:
-    """Paired effects (columns what, source "ours" or "published", mean, low, high; dB) as intervals around zero."""
+    """Paired effects (columns what, source, mean, low, high; dB) as intervals around zero."""
     names = list(dict.fromkeys(rows["what"]))
     figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(names) + 0.9))
     axis.axvline(0, color="black", linewidth=0.8)
-    for number, source in enumerate(("ours", "published")):
-        part = rows[rows["source"] == source]
-        heights = [len(names) - 1 - names.index(what) + (0.12 if number == 0 else -0.12) for what in part["what"]]
+    for number, (source, part) in enumerate(rows.groupby("source", sort=False)):
+        heights = [len(names) - 1 - names.index(what) + 0.2 * (1 - number) for what in part["what"]]
         reach = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axis.errorbar(part["mean"], heights, xerr=np.nan_to_num(np.array(reach)), fmt="os"[number], color=f"C{number}", label=source)
+        axis.errorbar(part["mean"], heights, xerr=np.nan_to_num(np.array(reach)), fmt="osD"[number], color=f"C{number}", label=source)
     axis.set(xlabel="difference (dB), 95 % interval over pairs of runs")
     axis.set_yticks(range(len(names)), names[::-1])
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     return figure
 
 

@@ -75,6 +75,14 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict:
+    """A result that an earlier stage wrote. Raises `UserError` if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{relative(path)}: missing or damaged ({error}); rebuild it first (dvc repro)") from error
+
+
 def digest(value: object) -> str:
     """SHA-256 (hex) of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,7 +5,6 @@ What no table holds (sizes, rates, hardware, time) is gathered in facts.json bes
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import pandas as pd
 
 from n2nlib import claims, experiments, published, statistics, tables
 from n2nlib.evaluation import PEAK
-from n2nlib.files import ROOT, UserError, relative, replacing, write_json
+from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json
 from n2nlib.pairs import read_card
 from n2nlib.params import Params
 from n2nlib.report import write_index
@@ -56,8 +55,8 @@ def facts(params: Params) -> dict[str, object]:
     own = claims.on_its_own_tables(claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR))
     training, options = params.training, params.ablation
     return {
-        "metrics": _json(params.reports / "metrics.json"),
-        "best": _json(params.reports / "model" / "best.json"),
+        "metrics": read_json(params.reports / "metrics.json"),
+        "best": read_json(params.reports / "model" / "best.json"),
         "clean_twin": next((float(value) for name, value in references.items() if "clean targets" in name), None),
         "size": params.pairs.size,
         "block": params.pairs.block,
@@ -94,17 +93,10 @@ def facts(params: Params) -> dict[str, object]:
     } | _of_runs(params)
 
 
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{relative(path)}: missing or damaged ({error}); rebuild it first (dvc repro)") from error
-
-
 def _run_names(params: Params) -> set[str]:
     """Every run that a table of this scale came from."""
     sidecars = [path for path in (params.reports / "tables").glob("*.json") if path.stem != "rate_search"]
-    return {run for path in sidecars for run in _json(path)["runs"]}
+    return {run for path in sidecars for run in read_json(path)["runs"]}
 
 
 def _of_runs(params: Params) -> dict[str, object]:
@@ -114,7 +106,7 @@ def _of_runs(params: Params) -> dict[str, object]:
     missing = sorted(names - set(folders))
     if missing:
         raise UserError(f"data/runs: run {missing[0]} of the tables is not here; rebuild it first (dvc repro)")
-    about = pd.DataFrame([_json(folders[name]) for name in sorted(names)])
+    about = pd.DataFrame([read_json(folders[name]) for name in sorted(names)])
     versions = pd.DataFrame(about["versions"].tolist())
     devices = [f"{os.cpu_count()} cores, {_cpu()}" if device in (platform.machine(), platform.processor()) else device for device in about["device"].unique()]
     return {

@@ -90,10 +90,10 @@ def planned_runs(params: Params, stages: dict[str, Stage]) -> dict[str, list[Pla
         if chosen is not None:
             final = experiments.final_run(params, chosen, tables.load("table3_fine_tuning", params))
         best_model, _ = best.best_run(params, tables.load("beyond", params))
-    fine += [final]
-    if params.pairs.source != "ee559":  # the course's files hold no clean targets for the final model's twin
-        fine += [Planned({}, final.run.model_copy(update={"target": "clean"}))]
     beyond = [*studies.study_runs(params), best_model]
+    if params.pairs.source != "ee559":  # the course's files hold no clean targets for the final model's twin
+        beyond += [Planned({}, final.run.model_copy(update={"target": "clean"}))]
+    fine += [final]
     return {"ablation": experiments.ablation_runs(params), "curves": experiments.curve_runs(params, candidates), "fine_tuning": fine, "beyond": beyond}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -107,12 +108,25 @@ TABLE1_FACTORS = {
 def _rows(table: pd.DataFrame, factors: dict[str, tuple], source: str) -> list[dict]:
     """An effect a factor; a factor whose two values are not both in the table is left out."""
     present = {what: factor for what, factor in factors.items() if set(factor[1:]) <= set(table[factor[0]]) and factor[1] != factor[2]}
-    return [{"what": what, "source": source} | effect(table, *factor).as_dict() for what, factor in present.items()]
+    rows = []
+    for what, factor in present.items():
+        with contextlib.suppress(ValueError):  # dead runs can leave no pair
+            rows.append({"what": what, "source": source} | effect(table, *factor).as_dict())
+    return rows
 
 
-def table1_effects(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The paired effect (dB) of each factor of Table I, in ours and in the published one: a row an effect and source."""
-    return pd.DataFrame(_rows(ours, TABLE1_FACTORS, "ours") + _rows(published, TABLE1_FACTORS, "published"))
+ALIVE = "ours, without dead runs"
+
+
+def table1_effects(ours: pd.DataFrame, published: pd.DataFrame, dead: pd.Series | None = None) -> pd.DataFrame:
+    """The paired effect (dB) of each factor of Table I, in ours and in the published one: a row an effect and source.
+
+    `dead` (bool, a value a row of ours): runs whose output died. Where there are any, the effects stand once more without their pairs.
+    """
+    rows = _rows(ours, TABLE1_FACTORS, "ours") + _rows(published, TABLE1_FACTORS, "published")
+    if dead is not None and dead.any() and not dead.all():
+        rows += _rows(ours[~dead.to_numpy()], TABLE1_FACTORS, ALIVE)
+    return pd.DataFrame(rows)
 
 
 def _table3_factors(table: pd.DataFrame) -> dict[str, tuple]:
@@ -122,10 +136,10 @@ def _table3_factors(table: pd.DataFrame) -> dict[str, tuple]:
     return {words[name]: factor for name, factor in ends.items()}
 
 
-def section4(table1: pd.DataFrame, table3: pd.DataFrame, published1: pd.DataFrame, published3: pd.DataFrame) -> pd.DataFrame:
-    """Every difference (dB) that section IV speaks of, from our tables and from the published: a row an effect and source."""
+def section4(table1: pd.DataFrame, table3: pd.DataFrame, published1: pd.DataFrame, published3: pd.DataFrame, dead: pd.Series | None = None) -> pd.DataFrame:
+    """Every difference (dB) that section IV speaks of, from our tables and from the published: a row an effect and source (`table1_effects`)."""
     fine = _rows(table3, _table3_factors(table3), "ours") + _rows(published3, _table3_factors(published3), "published")
-    return pd.concat([table1_effects(table1, published1), pd.DataFrame(fine)], ignore_index=True)
+    return pd.concat([table1_effects(table1, published1, dead), pd.DataFrame(fine)], ignore_index=True)
 
 
 INTERACTIONS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 from n2nlib import published
 from n2nlib.evaluation import subset_psnr
 from n2nlib.experiments import ABLATION, Planned
-from n2nlib.files import ROOT, UserError, relative, replacing, write_json, write_text
+from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json, write_text
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
 from n2nlib.runs import Result
@@ -57,11 +56,11 @@ def collect_measures(results: list[Result], params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def collect_references(baselines: pd.DataFrame, rows: dict[str, Result], params: Params) -> pd.DataFrame:
-    """What a result is to be read against: the classical methods, and runs by what they are; columns of baselines.csv."""
-    measured = collect_measures(list(rows.values()), params).set_index("run")
-    ours = [{"method": name} | measured.loc[result.about["run"]].to_dict() for name, result in rows.items()]
-    return pd.concat([baselines, pd.DataFrame(ours)], ignore_index=True)
+def collect_references(baselines: pd.DataFrame, final: dict[str, float], twin: list[Result], params: Params) -> pd.DataFrame:
+    """What a result is to be read against: the classical methods, the final model, and its twin on clean targets; columns of baselines.csv."""
+    rows = [{"method": "final model"} | final]
+    rows += [{"method": "the same network, trained on clean targets"} | result.metrics(params) | result.measures for result in twin]
+    return pd.concat([baselines, pd.DataFrame(rows)[list(baselines.columns)]], ignore_index=True)
 
 
 def provenance(params: Params, runs: list[str]) -> dict[str, object]:
@@ -101,7 +100,7 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], render
 def load(name: str, params: Params) -> pd.DataFrame:
     """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
     path = params.reports / "tables" / f"{name}.csv"
-    written_by = {"03_ablation": ("ablation",), "05_fine_tuning": ("fine_tuning", "references"), "07_beyond": ("beyond",)}
+    written_by = {"03_ablation": ("ablation",), "05_fine_tuning": ("fine_tuning",), "07_beyond": ("beyond", "references")}
     stage = next((notebook for notebook, parts in written_by.items() if name.endswith(parts)), "04_candidate_curves")
     if not path.is_file():
         raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
@@ -193,20 +192,18 @@ def candidate_labels(candidates: pd.DataFrame) -> list[str]:
 
 def final_psnr(params: Params) -> float:
     """Global PSNR (dB) of this scale's final model on the full validation set."""
-    return _final_metrics(params)["psnr_full"]
+    return final_metrics(params)["psnr_full"]
 
 
-def _final_metrics(params: Params) -> dict[str, float]:
-    path = params.reports / "model" / "final.json"
-    if not path.is_file():
-        raise UserError(f"{relative(path)}: missing; run notebook 05_fine_tuning first (or everything: dvc repro)")
-    return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+def final_metrics(params: Params) -> dict[str, float]:
+    """The four PSNR columns, psnr_hvs_m (dB) and ssim of this scale's final model. Raises `UserError` if there is none."""
+    return read_json(params.reports / "model" / "final.json")["metrics"]
 
 
 def headline(params: Params, pairs: PairSet, table1: pd.DataFrame, table3: pd.DataFrame) -> dict[str, float | int]:
     """Write reports/<scale>/metrics.json, the numbers that `dvc metrics show` prints (dB), and return them."""
     noisy = pairs.card["noisy_psnr_db"]["validation"]
-    final = _final_metrics(params)
+    final = final_metrics(params)
     metrics = {
         "noisy_psnr_full": noisy["global"],
         "noisy_psnr_per_image": noisy["per_image"],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMOKE
+from conftest import SMOKE, a_run
 
 from n2nlib import best, studies
 from n2nlib.experiments import clean_twin
-from n2nlib.files import UserError
+from n2nlib.files import UserError, write_json
+from n2nlib.pairs import PairSet
 from n2nlib.params import Params, load_params
 from n2nlib.runs import images_of
 
@@ -93,9 +96,13 @@ def test_what_another_measure_would_have_chosen() -> None:
     assert "SSIM chooses the same run" in sentence
 
 
-def test_a_clean_twin_needs_clean_images(params: Params, pair_set: object) -> None:
-    planned = studies.study_runs(params)[0]
-    (twin,) = clean_twin(planned, pair_set)
-    assert twin.run == planned.run.model_copy(update={"target": "clean"})
-    without = type(pair_set)(pair_set.folder, pair_set.card, {k: v for k, v in pair_set.train.items() if k != "clean"}, pair_set.validation)
-    assert clean_twin(planned, without) == []
+def test_a_clean_twin_needs_clean_images(params: Params, pair_set: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
+    with pytest.raises(UserError, match=r"final\.json: missing"):
+        clean_twin(params, pair_set)
+    run = a_run(epochs=7, crops=((0.7, 1.0),))
+    write_json(tmp_path / "model" / "final.json", {"setting": {}, "parameters": run.model_dump(mode="json")})
+    (twin,) = clean_twin(params, pair_set)
+    assert twin.run == run.model_copy(update={"target": "clean"})
+    without = PairSet(pair_set.folder, pair_set.card, {name: t for name, t in pair_set.train.items() if name != "clean"}, pair_set.validation)
+    assert clean_twin(params, without) == []
