@@ -24,7 +24,11 @@ def results(scale: str, root: Path = ROOT) -> str:
     folder = root / "reports" / scale
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     final = json.loads((folder / "model" / "final.json").read_text(encoding="utf-8"))
-    table1, baselines = (pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("table1_ablation", "baselines"))
+    best_model = json.loads((folder / "model" / "best.json").read_text(encoding="utf-8"))
+    table1, baselines, references, claims = (
+        pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("table1_ablation", "baselines", "references", "claims")
+    )
+    twin = references[references["method"].str.contains("clean targets")]
     theirs = published.table1()
     classical = baselines[baselines["method"] != "noisy input"].sort_values("psnr_full").iloc[-1]
     best, best_published = (table.loc[table["psnr_mean"].idxmax()] for table in (table1, theirs))
@@ -34,12 +38,19 @@ def results(scale: str, root: Path = ROOT) -> str:
         (f"best classical method: {classical['method']}", classical["psnr_full"], "–"),
         (f"best of the {len(table1)} runs of Table I: {_setting(best)}", best["psnr_mean"], f"{best_published['psnr_mean']:.2f} ({_setting(best_published)})"),
         (f"final model ({setting})", metrics["final_psnr_full"], f"{published.FINAL_PSNR:.2f}"),
+        *((row.method, row.psnr_full, "–") for row in twin.itertuples()),
+        (f"best model of notebook 7 (residual connection, scaled values; {best_model['images']:,} images)", best_model["metrics"]["psnr_full"], "–"),
     ]
     lines = [f"| scale {scale}: {SCALES[scale]} | PSNR, global (dB) | published, on other images |", "|---|---|---|"]
     lines += [f"| {what} | {value:.2f} | {paper} |" for what, value, paper in rows]
     count = metrics["table1_runs_below_noisy"]
-    note = f"{count} of the {len(table1)} runs of Table I end below their noisy input at this scale. Validation photographs are none of the training ones."
-    return "\n".join([*lines, "", note, "", f"![Fig. 1: noisy, baseline, the three best, clean](reports/{scale}/figures/fig1_examples.png)"])
+    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in claims["verdict"].value_counts().items())
+    note = (
+        f"Of {len(claims)} claims of the report: {verdicts} ([claims.csv](reports/{scale}/tables/claims.csv), "
+        f"[the paper](reports/{scale}/paper.pdf)). {count} of the {len(table1)} runs of Table I end below their noisy input at this scale. "
+        "Validation photographs are none of the training ones."
+    )
+    return "\n".join([*lines, "", note, "", f"![Fig. 1: noisy input, networks, clean image](reports/{scale}/figures/fig1_examples.png)"])
 
 
 def _setting(row: pd.Series) -> str:

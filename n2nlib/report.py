@@ -59,6 +59,7 @@ def run_notebook(name: str) -> None:
         if sys.exc_info()[0] is not None:
             running.unlink(missing_ok=True)
     running.replace(target)
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier try
     export_html(target, params)
     write_index(params)
 
