@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def _scale(arguments: argparse.Namespace) -> None:
         yaml = YAML()  # keeps the comments
         yaml.width = 200
         tree = yaml.load(path)
-        tree["pairs"]["source"], tree["pairs"]["path"] = "folder", str(Path(arguments.photos).expanduser().resolve())
+        tree["pairs"]["source"], tree["pairs"]["path"] = "folder", relative(Path(os.path.abspath(Path(arguments.photos).expanduser())))
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
     else:

@@ -158,6 +158,21 @@ def sharpening_interactions(ours: pd.DataFrame, published: pd.DataFrame) -> pd.D
     return pd.DataFrame(rows, columns=None if rows else ["what"])
 
 
+def one_sentence(effects: pd.DataFrame) -> str:
+    """What the intervals of some effects (columns what, mean, low, high, pairs) establish, and what not."""
+    if effects.empty:
+        return "Left out: the course's files hold neither photographs nor clean training images."
+    if (effects["pairs"] == 1).all():
+        return "One seed: no interval, so no verdict."
+    kinds = {
+        "Better": effects[effects["low"] > 0],
+        "Worse": effects[effects["high"] < 0],
+        "No difference established": effects[~((effects["low"] > 0) | (effects["high"] < 0))],
+    }
+    parts = [f"{kind}: " + ", ".join(f"{row.what} ({row.mean:+.2f} dB)" for row in rows.itertuples()) for kind, rows in kinds.items() if len(rows)]
+    return "**" + ". ".join(parts) + ".**"
+
+
 def sentences(effects: pd.DataFrame) -> list[str]:
     """A line of Markdown an effect (columns what, source, and those of `Effect`): whether the interval leaves out zero; none for a single pair."""
     lines = []

@@ -23,6 +23,7 @@ from n2nlib.sections import RunParams
 
 STEPS, ONE_CYCLE = "annealing step", "one cycle"
 RECIPES = (STEPS, ONE_CYCLE, "averaged weights", "one cycle, averaged weights")
+SHOWN = ["what", "mean", "standard_error", "low", "high", "same_sign", "pairs"]
 COLUMNS = ["study", "variant", "seed", "psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim", "images", "run"]
 
 
@@ -175,9 +176,9 @@ def sizes(planned: list[Planned], results: list[Result], sets: dict[str, PairSet
 
 
 def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:
-    """The effects of the studies whose names begin with one of `studies`, each named with its study."""
+    """The effects of the studies whose names begin with one of `studies`, each named with its study where there are several."""
     rows = effects[effects["study"].str.startswith(studies)]
-    return rows.assign(what=rows["study"] + ": " + rows["what"], source="")
+    return rows.assign(what=rows["study"] + ": " + rows["what"]) if rows["study"].nunique() > 1 else rows
 
 
 def own_size(table: pd.DataFrame) -> pd.DataFrame:

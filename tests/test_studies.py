@@ -15,6 +15,7 @@ from n2nlib.files import UserError, write_json
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params, load_params
 from n2nlib.runs import images_of
+from n2nlib.statistics import one_sentence
 
 
 def test_variants_differ_in_one_thing_and_see_the_same_images(params: Params) -> None:
@@ -62,6 +63,14 @@ def test_effects_by_hand() -> None:
     assert row["standard_error"] == pytest.approx(error)
     assert row["high"] - row["mean"] == pytest.approx(4.3027 * error, rel=1e-4)  # Student's t, two degrees of freedom
     assert (row["pairs"], row["same_sign"]) == (3, 3)
+
+
+def test_one_sentence_says_what_intervals_establish() -> None:
+    rows = [("a", 0.5, 0.1, 0.9, 3), ("b", -0.5, -0.9, -0.1, 3), ("c", 0.1, -0.3, 0.5, 3)]
+    effects = pd.DataFrame(rows, columns=["what", "mean", "low", "high", "pairs"])
+    assert one_sentence(effects) == "**Better: a (+0.50 dB). Worse: b (-0.50 dB). No difference established: c (+0.10 dB).**"
+    assert "no verdict" in one_sentence(effects.assign(pairs=1))
+    assert "Left out" in one_sentence(effects.head(0))
 
 
 def test_the_best_model_is_the_best_found(params: Params) -> None:
