@@ -190,8 +190,8 @@ def studies(effects: pd.DataFrame) -> Figure:
         reach = np.nan_to_num(np.array([part["mean"] - part["low"], part["high"] - part["mean"]]))
         axis.errorbar(part["mean"], heights[part.index], xerr=reach, fmt="o", color=f"C{number % 2}")
     for height, row in zip(heights, effects.itertuples(), strict=True):
-        interval = f" [{row.low:+.2f}, {row.high:+.2f}]" if row.pairs > 1 else ""
-        axis.annotate(f"{row.mean:+.2f}{interval}".replace("-", "−"), (1.01, height), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
+        interval = f" [{statistics.signed(row.low)}, {statistics.signed(row.high)}]" if row.pairs > 1 else ""
+        axis.annotate(f"{statistics.signed(row.mean)}{interval}", (1.01, height), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
     axis.set(xlabel="difference (dB), 95 % interval over seeds", ylim=(-0.7, len(effects) - 0.3))
     axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=7.5)
     return figure

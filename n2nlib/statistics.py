@@ -158,6 +158,12 @@ def sharpening_interactions(ours: pd.DataFrame, published: pd.DataFrame) -> pd.D
     return pd.DataFrame(rows, columns=None if rows else ["what"])
 
 
+def signed(value: float) -> str:
+    """ "+0.12", "−0.12", "0.00"."""
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
 def one_sentence(effects: pd.DataFrame) -> str:
     """What the intervals of some effects (columns what, mean, low, high, pairs) establish, and what not."""
     if effects.empty:
@@ -169,7 +175,7 @@ def one_sentence(effects: pd.DataFrame) -> str:
         "Worse": effects[effects["high"] < 0],
         "No difference established": effects[~((effects["low"] > 0) | (effects["high"] < 0))],
     }
-    parts = [f"{kind}: " + ", ".join(f"{row.what} ({row.mean:+.2f} dB)" for row in rows.itertuples()) for kind, rows in kinds.items() if len(rows)]
+    parts = [f"{kind}: " + ", ".join(f"{row.what} ({signed(row.mean)} dB)" for row in rows.itertuples()) for kind, rows in kinds.items() if len(rows)]
     return "**" + ". ".join(parts) + ".**"
 
 
@@ -180,10 +186,10 @@ def sentences(effects: pd.DataFrame) -> list[str]:
         parts = []
         for row in rows.itertuples():
             verdict = "better" if row.low > 0 else "worse" if row.high < 0 else "no difference established"
-            interval = f"95 % [{row.low:+.2f}, {row.high:+.2f}], {row.same_sign} of {row.pairs} pairs agree"
+            interval = f"95 % [{signed(row.low)}, {signed(row.high)}], {row.same_sign} of {row.pairs} pairs agree"
             if row.pairs == 1:
                 verdict, interval = "one pair, so no interval", "no verdict"
             error = f" ± {row.standard_error:.2f}" if row.pairs > 1 else ""
-            parts.append(f"{row.source} {row.mean:+.2f}{error} dB, {verdict} ({interval})".strip())
+            parts.append(f"{row.source} {signed(row.mean)}{error} dB, {verdict} ({interval})".strip())
         lines.append(f"- **{what}**: " + "; ".join(parts) + ".")
     return lines

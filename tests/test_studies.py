@@ -68,7 +68,7 @@ def test_effects_by_hand() -> None:
 def test_one_sentence_says_what_intervals_establish() -> None:
     rows = [("a", 0.5, 0.1, 0.9, 3), ("b", -0.5, -0.9, -0.1, 3), ("c", 0.1, -0.3, 0.5, 3)]
     effects = pd.DataFrame(rows, columns=["what", "mean", "low", "high", "pairs"])
-    assert one_sentence(effects) == "**Better: a (+0.50 dB). Worse: b (-0.50 dB). No difference established: c (+0.10 dB).**"
+    assert one_sentence(effects) == "**Better: a (+0.50 dB). Worse: b (−0.50 dB). No difference established: c (+0.10 dB).**"
     assert "no verdict" in one_sentence(effects.assign(pairs=1))
     assert "Left out" in one_sentence(effects.head(0))
 
