@@ -86,7 +86,7 @@ def planned_runs(params: Params, stages: dict[str, Stage]) -> dict[str, list[Pla
     fine = experiments.fine_tuning_runs(params, candidates.iloc[0] if chosen is None else chosen)
     final = Planned({}, fine[0].run.model_copy(update={"epochs": params.fine_tuning.final_epochs}))
     best_model = Planned({}, studies.network(params, params.beyond.seeds[0], epochs=params.beyond.best_epochs))
-    with contextlib.suppress(UserError):  # what an earlier rebuild found is the best guess
+    with contextlib.suppress(UserError, KeyError, ValueError):  # what an earlier rebuild found, perhaps of other studies, is the best guess
         if chosen is not None:
             final = experiments.final_run(params, chosen, tables.load("table3_fine_tuning", params))
         best_model, _ = best.best_run(params, tables.load("beyond", params))
