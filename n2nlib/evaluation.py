@@ -49,10 +49,12 @@ def psnr_per_image(mse: np.ndarray) -> float:
 def subset_psnr(mse: np.ndarray, protocol: Evaluation, seed: int) -> tuple[float, float]:
     """Mean and standard deviation (dB) of the global PSNR over `protocol.repeats` random subsets of `protocol.subset` images.
 
-    Section III-A of the paper. Subsets are drawn without replacement and depend on `seed` alone, so all models meet the same ones.
+    Section III-A of the paper. Subsets are drawn without replacement and depend on `seed` alone, so all models meet the same ones. Of fewer images than a
+    subset has (a study's own small validation set) a subset is half.
     """
     rng = np.random.default_rng([seed, 4])
-    subsets = [rng.choice(len(mse), protocol.subset, replace=False) for _ in range(protocol.repeats)]
+    size = protocol.subset if protocol.subset <= len(mse) else max(1, len(mse) // 2)
+    subsets = [rng.choice(len(mse), size, replace=False) for _ in range(protocol.repeats)]
     values = np.array([psnr_full(mse[subset]) for subset in subsets])
     return float(values.mean()), float(values.std(ddof=1))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from n2nlib import baselines, measures, statistics
-from n2nlib.evaluation import mse_per_image, psnr_full, summarize
+from n2nlib.evaluation import mse_per_image, psnr_full
 from n2nlib.experiments import Planned
 from n2nlib.model import Denoiser
 from n2nlib.pairs import PairSet, ensure_pairs
@@ -130,14 +130,12 @@ def size_runs(params: Params) -> list[Planned]:
     ]
 
 
-def collect(planned: list[Planned], results: list[Result], params: Params, sets: dict[str, PairSet]) -> pd.DataFrame:
-    """A row a run of each study (`COLUMNS`; PSNR in dB): the subsets of a small validation set are half of it."""
+def collect(planned: list[Planned], results: list[Result], params: Params) -> pd.DataFrame:
+    """A row a run of each study (`COLUMNS`; PSNR in dB)."""
     rows = []
     for one, result in zip(planned, results, strict=True):
-        count = len(sets[one.pairs].validation["clean"])
-        protocol = params.evaluation.model_copy(update={"subset": min(params.evaluation.subset, count // 2)})
         about = {name: result.about[name] for name in ("images", "run")}
-        rows.append(one.row | summarize(result.validation["mse"][-1], protocol, params.seed) | result.measures | about)
+        rows.append(one.row | result.metrics(params) | result.measures | about)
     return pd.DataFrame(rows)[COLUMNS]
 
 

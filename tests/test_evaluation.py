@@ -62,6 +62,7 @@ def test_subsets_follow_the_protocol(rng: np.random.Generator) -> None:
     assert subset_psnr(mse, protocol, 0) == (mean, std)
     assert subset_psnr(mse, protocol, 1) != (mean, std)
     assert subset_psnr(mse, Evaluation(repeats=5, subset=1000), 0)[1] == pytest.approx(0, abs=1e-9)
+    assert subset_psnr(mse, Evaluation(repeats=5, subset=1001), 0) == subset_psnr(mse, Evaluation(repeats=5, subset=500), 0)
 
 
 @pytest.mark.parametrize(
