@@ -174,7 +174,7 @@ class Beyond(Section):
     seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
     epochs: Count  # of every run but those of the sizes and the best model; with several crops an image fewer, for the same images
     learning_rate: Positive  # Adam, MSE
-    crops: dict[str, Annotated[tuple[CropScale, ...], _LISTED]]  # name -> one crop an image for each
+    crops: Annotated[tuple[Annotated[tuple[CropScale, ...], _LISTED], ...], AfterValidator(_distinct)]  # of each variant one crop an image for each scale
     sigma_n: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]  # where shared and independent noise are compared
     averaging: Fraction  # decay of the exponential average of the weights, a step
     sizes: Sizes
@@ -183,13 +183,12 @@ class Beyond(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Beyond:
-        for name, scales in self.crops.items():
+        for number, scales in enumerate(self.crops):
+            given = f"beyond.crops.{number} = {[list(scale) for scale in scales]}"
             if not all(low < high <= 1 for low, high in scales):
-                raise ValueError(f"beyond.crops.{name} = {[list(scale) for scale in scales]}: allowed: 0 < smallest < largest <= 1")
+                raise ValueError(f"{given}: allowed: 0 < smallest < largest <= 1")
             if self.epochs % len(scales):
-                raise ValueError(
-                    f"beyond.crops.{name} = {[list(scale) for scale in scales]}: {len(scales)} crops an image do not divide beyond.epochs = {self.epochs}"
-                )
+                raise ValueError(f"{given}: {len(scales)} crops an image do not divide beyond.epochs = {self.epochs}")
         return self
 
 

@@ -65,7 +65,7 @@ def variants(params: Params) -> dict[str, dict[str, dict]]:
             "both": {},
         },
         "sharpening": {"none": {"tau_sharp": 0.0}, "unsharp masking": {}},
-        "crops": {"none": {}} | {name: {"crops": scales, "epochs": options.epochs // len(scales)} for name, scales in options.crops.items()},
+        "crops": {"none": {}} | {crops_name(scales): {"crops": scales, "epochs": options.epochs // len(scales)} for scales in options.crops},
         "recipe": dict(zip(RECIPES, ({}, one_cycle, averaged, one_cycle | averaged), strict=True)),
     }
     for sigma in options.sigma_n:
@@ -78,6 +78,11 @@ def variants(params: Params) -> dict[str, dict[str, dict]]:
         every["targets"] = {"noisy": {}, "clean": {"target": "clean"}}
         every["targets, as published"] = {name: {"residual": False, "normalized": False} | change for name, change in every["targets"].items()}
     return every
+
+
+def crops_name(scales: tuple[tuple[float, float], ...]) -> str:
+    """ "70–100 % and 5–40 %": the shares of the image's area of each of an image's crops."""
+    return " and ".join(f"{100 * low:g}–{100 * high:g} %" for low, high in scales)
 
 
 def set_options(params: Params) -> dict[str, Params]:

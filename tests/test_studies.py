@@ -39,10 +39,10 @@ def test_the_courses_files_have_no_sizes_no_fresh_noise_and_no_clean_targets(par
 
 
 def test_crops_that_do_not_divide_the_epochs_are_refused() -> None:
-    with pytest.raises(UserError, match=r"beyond\.crops\.three = .* 3 crops an image do not divide beyond\.epochs = 2"):
-        load_params(SMOKE, {"beyond": {"crops": {"three": [[0.7, 1.0], [0.5, 0.6], [0.1, 0.2]]}}})
-    with pytest.raises(UserError, match=r"beyond\.crops\.wrong"):
-        load_params(SMOKE, {"beyond": {"crops": {"wrong": [[0.7, 0.5]]}}})
+    with pytest.raises(UserError, match=r"beyond\.crops\.0 = .* 3 crops an image do not divide beyond\.epochs = 2"):
+        load_params(SMOKE, {"beyond": {"crops": [[[0.7, 1.0], [0.5, 0.6], [0.1, 0.2]]]}})
+    with pytest.raises(UserError, match=r"beyond\.crops\.1"):
+        load_params(SMOKE, {"beyond": {"crops": [[[0.5, 0.7]], [[0.7, 0.5]]]}})
 
 
 def _table_of(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
