@@ -69,11 +69,14 @@ def provenance(params: Params, runs: list[str]) -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit of the code, with " (modified)" if the tree differs from it in more than results; "unknown" outside of git."""
+    """The commit of the code, with " (modified)" if the tree differs from it in more than results and parameters; "unknown" outside of git.
+
+    The parameters have a hash of their own beside it.
+    """
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = [*git, "status", "--porcelain", "--", ".", ":!reports", ":!dvc.lock", ":!README.md"]
+        changes = [*git, "status", "--porcelain", "--", ".", ":!reports/*/", ":!params.yaml", ":!dvc.lock", ":!README.md"]
         changed = subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
