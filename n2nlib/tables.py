@@ -76,7 +76,7 @@ def commit() -> str:
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = [*git, "status", "--porcelain", "--", ".", ":!reports/*/", ":!params.yaml", ":!dvc.lock", ":!README.md"]
+        changes = [*git, "status", "--porcelain", "--", ".", ":(exclude,glob)reports/*/**", ":!params.yaml", ":!dvc.lock", ":!README.md"]
         changed = subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
