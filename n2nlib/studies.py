@@ -101,7 +101,8 @@ def size_name(size: int) -> str:
 
 
 def ensure_sets(params: Params, pairs: PairSet) -> dict[str, PairSet]:
-    """The pair sets of all studies, made where missing in data/pairs/<scale>-beyond/."""
+    """The pair sets of all studies, made where missing in data/pairs/<scale>-beyond/ (which stays empty where none can be made)."""
+    set_folder(params, "any").parent.mkdir(parents=True, exist_ok=True)
     return {"": pairs} | {name: ensure_pairs(changed, set_folder(params, name)) for name, changed in set_options(params).items()}
 
 
@@ -175,7 +176,7 @@ def sizes(planned: list[Planned], results: list[Result], sets: dict[str, PairSet
             row[short] = np.mean([psnr_full(mse_per_image(output, clean)) for output in outputs])
             row[f"{short}_sharpness"] = np.mean([measures.sharpness(output, clean) for output in outputs])
         rows.append(row | {"blur_sharpness": measures.sharpness(blurred, clean)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["size"])
 
 
 def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:

@@ -30,12 +30,18 @@ def test_variants_differ_in_one_thing_and_see_the_same_images(params: Params) ->
     assert (first["targets"].residual, first["targets, as published"].residual) == (True, False)
 
 
-def test_the_courses_files_have_no_sizes_no_fresh_noise_and_no_clean_targets(params: Params) -> None:
+def test_the_courses_files_have_no_sizes_no_fresh_noise_and_no_clean_targets(
+    params: Params, pair_set: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     course = params.model_copy(update={"pairs": params.pairs.model_copy(update={"source": "ee559"})})
     assert studies.set_options(course) == {}
     names = {one.row["study"] for one in studies.study_runs(course)}
     assert not {name for name in names if name.startswith(("size", "targets", "noise draws"))}
     assert "crops" in names
+    monkeypatch.setattr(Params, "pairs_folder", property(lambda self: tmp_path / "smoke"))
+    assert studies.ensure_sets(course, pair_set) == {"": pair_set}
+    assert (tmp_path / "smoke-beyond").is_dir()  # an output of the stage, if an empty one
+    assert list(studies.sizes([], [], {"": pair_set}).columns) == ["size"]
 
 
 def test_crops_that_do_not_divide_the_epochs_are_refused() -> None:
