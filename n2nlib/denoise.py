@@ -11,9 +11,9 @@ from PIL import Image
 from n2nlib.evaluation import mse_per_image, psnr_full
 from n2nlib.files import ROOT, UserError, relative, replacing
 from n2nlib.model import Denoiser
-from n2nlib.pairs import block_mean, draw
+from n2nlib.pairs import block_mean, cut, draw
 from n2nlib.params import load_params
-from n2nlib.photos import Photo
+from n2nlib.photos import UNREADABLE, Photo
 
 WRITES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -21,7 +21,7 @@ WRITES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 def denoise_file(source: Path, target: Path, model: str, pixelate: bool) -> None:
     """Restore the image file `source` (any size, any mode that Pillow reads) and write it to `target`, in the format of its suffix.
 
-    `pixelate`: `source` is a clean photograph, of which the noisy input is made first, as the pairs are: an image of 1/7 of its sides.
+    `pixelate`: `source` is a clean photograph, of which the noisy input is made first, as the pairs are: one pixel for each block.
     It and its clean version are written beside `target`. Raises `UserError` for a wrong file, suffix or model.
     """
     if target.suffix.lower() not in WRITES:
@@ -63,8 +63,7 @@ def pixelated(pixels: np.ndarray, block: int, rng: np.random.Generator) -> tuple
     height, width = (length // block for length in pixels.shape[:2])
     if not height * width:
         raise UserError(f"the photograph has {pixels.shape[1]} x {pixels.shape[0]} pixels; one pixel stands for {block} x {block}, so at least that is needed")
-    grid = pixels[: height * block, : width * block].reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4)
-    blocks = grid.reshape(height, width, block * block, 3)
+    blocks = cut(pixels[: height * block, : width * block], block)
     return draw(blocks, rng), block_mean(blocks)
 
 
@@ -73,7 +72,7 @@ def _read(path: Path) -> np.ndarray:
         raise UserError(f"{path}: no such file")
     try:
         return Photo(path, path.name).read()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+    except UNREADABLE as error:
         raise UserError(f"{path}: no image that can be read ({type(error).__name__}: {error})") from error
 
 

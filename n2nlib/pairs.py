@@ -57,8 +57,13 @@ def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
     side = size * block
     if pixels.shape[:2] != (side, side):
         pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
-    grid = pixels.reshape(size, block, size, block, 3).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(size, size, block * block, 3)
+    return cut(pixels, block)
+
+
+def cut(pixels: np.ndarray, block: int) -> np.ndarray:
+    """Cut uint8 (H * block, W * block, 3) into its cells: uint8 (H, W, block*block, 3)."""
+    height, width = (length // block for length in pixels.shape[:2])
+    return pixels.reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4).reshape(height, width, block * block, 3)
 
 
 def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator) -> np.ndarray:

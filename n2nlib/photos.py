@@ -32,6 +32,8 @@ BUNDLED = {
     "validation": (("skimage.data", ("coffee.png",)), ("sklearn.datasets.images", ("china.jpg",))),
 }
 
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow's decoders raise
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -41,7 +43,7 @@ class Photo:
     name: str
 
     def read(self) -> np.ndarray:
-        """Decode to uint8, H x W x 3. Raises OSError or ValueError (and Pillow's own errors) if the file is no readable image."""
+        """Decode to uint8, H x W x 3. Raises one of `UNREADABLE` if the file is no readable image."""
         with Image.open(self.path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
 
@@ -167,7 +169,7 @@ def _check(photo: Photo, smallest: int) -> tuple[str, str]:
     """(hash of the decoded pixels, what is wrong with the file or an empty string)."""
     try:
         pixels = photo.read()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+    except UNREADABLE as error:
         return "", f"unreadable: {type(error).__name__}: {str(error).replace(str(photo.path), photo.name)}"
     height, width = pixels.shape[:2]
     if min(height, width) < smallest:

@@ -136,8 +136,6 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
         pd.DataFrame(state.history).to_csv(made / "history.csv", index=False, float_format="%.9g")
         save_file(validation, made / "validation.safetensors")
         save_network(state.product, made / "model.safetensors")
-        measures = {name: float(validation[name].mean()) for name in ("psnr_hvs_m", "ssim")}
-        write_json(made / "metrics.json", summarize(validation["mse"][-1], params.evaluation, params.seed) | measures)
         about = {
             "run": folder.name,
             "identity": identity(run, pairs.hash),
@@ -152,6 +150,8 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
             "files": {name: file_digest(made / name) for name in ("history.csv", "validation.safetensors", "model.safetensors")},
         }
         write_json(made / "run.json", about)
+        result = Result(made, about, validation)
+        write_json(made / "metrics.json", result.metrics(params) | result.measures)
         if find(folder.parent, run, pairs.hash):  # another process was faster: the same bytes
             return
         shutil.rmtree(folder, ignore_errors=True)  # not whole, or it would have been found

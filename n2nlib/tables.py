@@ -103,7 +103,12 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], render
 def load(name: str, params: Params) -> pd.DataFrame:
     """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
     path = params.reports / "tables" / f"{name}.csv"
-    written_by = {"03_ablation": ("ablation",), "05_fine_tuning": ("fine_tuning",), "07_beyond": ("beyond", "references")}
+    written_by = {
+        "02_architecture": ("network_costs",),
+        "03_ablation": ("ablation",),
+        "05_fine_tuning": ("fine_tuning",),
+        "07_beyond": ("beyond", "references"),
+    }
     stage = next((notebook for notebook, parts in written_by.items() if name.endswith(parts)), "04_candidate_curves")
     if not path.is_file():
         raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
