@@ -1,8 +1,9 @@
-"""python -m benchmarks.rates --photos FOLDER: the search behind the batch size and learning rates of scale workstation.
+"""python -m benchmarks.rates --photos FOLDER [--scale workstation]: the search behind the batch size and learning rates of a scale.
 
-Short trainings (half of Table I's images) on training photographs alone, a share of them held out, so that no photograph of the scale's
-validation set has a say. One rule for all rows: of each optimiser and loss the rate with the best mean PSNR over networks with and
-without sharpening; the batch size with the best mean over all of its best rates. Writes reports/<scale>/tables/rate_search.csv.
+Short trainings (workstation: half of Table I's images; paper: 6 epochs of 20,000 pairs) on training photographs alone, a share of them held
+out, so that no photograph of the scale's validation set has a say. One rule for all rows: of each optimiser and loss the rate with the best
+mean PSNR over networks with and without sharpening; the batch size with the best mean over all of its best rates. Writes
+reports/<scale>/tables/rate_search.csv.
 """
 
 from __future__ import annotations
@@ -21,21 +22,37 @@ from n2nlib.sections import RunParams
 from n2nlib.sweep import train_all
 
 KEYS = ["batch_size", "optimizer", "loss", "learning_rate", "sharpen"]
-RATES = {("adam", "mse"): (5e-4, 1e-3, 2e-3), ("adam", "l1"): (5e-4, 1e-3, 2e-3), ("sgd", "mse"): (1e-6, 3e-6, 1e-5), ("sgd", "l1"): (3e-4, 1e-3, 3e-3)}
-ROWS = [
-    *[(16, optimizer, loss, rate, sharpen) for (optimizer, loss), rates in RATES.items() for rate, sharpen in product(rates, (False, True))],
-    *[(32, "adam", "mse", rate, sharpen) for rate, sharpen in product((1e-3, 2e-3), (False, True))],  # is a larger batch worth its fewer steps?
-]
+RATES = {  # by scale: of the scale's own batch size
+    "workstation": {
+        ("adam", "mse"): (5e-4, 1e-3, 2e-3),
+        ("adam", "l1"): (5e-4, 1e-3, 2e-3),
+        ("sgd", "mse"): (1e-6, 3e-6, 1e-5),
+        ("sgd", "l1"): (3e-4, 1e-3, 3e-3),
+    },
+    "paper": {
+        ("adam", "mse"): (3e-4, 1e-3, 2e-3),
+        ("adam", "l1"): (3e-4, 1e-3, 2e-3),
+        ("sgd", "mse"): (3e-6, 1e-5, 3e-5),
+        ("sgd", "l1"): (1e-3, 3e-3, 1e-2),
+    },
+}
+LARGER = {"workstation": [(32, 1e-3), (32, 2e-3)], "paper": [(625, 1e-3), (625, 2e-3)]}  # is a larger batch worth its fewer steps? Adam, MSE
 
 
-def search_runs(params: Params) -> list[Planned]:
+def rows(scale: str, batch_size: int) -> list[tuple]:
+    tried = [(batch_size, optimizer, loss, rate) for (optimizer, loss), rates in RATES[scale].items() for rate in rates]
+    tried += [(batch, "adam", "mse", rate) for batch, rate in LARGER[scale]]
+    return [(*one, sharpen) for one, sharpen in product(tried, (False, True))]
+
+
+def search_runs(params: Params, scale: str, epochs: int) -> list[Planned]:
     options, common = params.training, {"seed": params.seed, "width": params.model.width, "arch": "upsample", "annealing_steps": 1, "crops": ()}
     common |= {"sigma_n": options.sigma_n, "flips": options.flips, "shared_noise": options.shared_noise, "precision": options.precision}
     planned = []
-    for values in ROWS:
+    for values in rows(scale, params.training.batch_size):
         row = dict(zip(KEYS, values, strict=True))
         changes = {key: value for key, value in row.items() if key != "sharpen"} | {"tau_sharp": options.tau_sharp if row["sharpen"] else 0.0}
-        planned.append(Planned(row, RunParams(**common, epochs=max(1, params.ablation.epochs // 2), **changes)))
+        planned.append(Planned(row, RunParams(**common, epochs=epochs, **changes)))
     return planned
 
 
@@ -48,12 +65,13 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", required=True, help="folder of training photographs")
-    parser.add_argument("--scale", default="workstation")
+    parser.add_argument("--scale", default="workstation", choices=RATES)
     arguments = parser.parse_args()
     file = ROOT / "params" / f"{arguments.scale}.yaml"
-    pairs = {"source": "folder", "path": arguments.photos, "validation": 500}
+    pairs = {"source": "folder", "path": arguments.photos, "validation": 500} | ({"train": 20_000} if arguments.scale == "paper" else {})
     params = load_params(file, {"scale": f"{arguments.scale}-rates", "pairs": pairs, "evaluation": {"subset": 250}})
-    planned, pair_set = search_runs(params), ensure_pairs(params)
+    epochs = 6 if arguments.scale == "paper" else max(1, params.ablation.epochs // 2)
+    planned, pair_set = search_runs(params, arguments.scale, epochs), ensure_pairs(params)
     table = tables.collect(planned, train_all("rates", planned, pair_set, params), params)
     tables.save(table.drop(columns="diverged"), "rate_search", load_params(file), list(table["run"]))
     print(f"noisy input: {pair_set.card['noisy_psnr_db']['validation']['global']:.2f} dB")

@@ -45,6 +45,13 @@ def _scale(arguments: argparse.Namespace) -> None:
     print(f"params.yaml is now scale {arguments.name}; undo: git restore params.yaml dvc.lock")
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    from n2nlib.everything import train_everything
+
+    results = train_everything(load_params(), arguments.slim)
+    print(f"all {len(results)} runs of this scale are in data/runs; dvc repro draws its tables and figures from them")
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from n2nlib.plan import print_plan
 
@@ -113,6 +120,10 @@ def parser() -> argparse.ArgumentParser:
 
     paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results of params.yaml's scale")
     paper.set_defaults(do=_paper)
+
+    train = commands.add_parser("train", help="train all runs of this scale without the notebooks, which find them later; what is on disk is kept")
+    train.add_argument("--slim", action="store_true", help="when all are trained, keep only the models that the notebooks read")
+    train.set_defaults(do=_train)
 
     noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
     noise.add_argument("folder", nargs="?", help="default: that of params.yaml")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -22,11 +23,50 @@ from n2nlib.files import UserError, read_safetensors, replacing
 PEAK = 255.0
 DEPTH = 5  # poolings: image sides must be multiples of 2**5
 REACH = 192  # pixels: no output depends on an input farther away, and a multiple of 2**5
+ALIGNED = 8  # channels: a GPU's matrix units take a 16-bit image whose channels are a multiple of it
 BLUR_SIGMA = 0.8  # torchvision's default for a 3x3 Gaussian kernel
 
 
+class Conv(nn.Conv2d):
+    """3x3, "same" padding. On a GPU in the dtype of its input, with channels of zeros at both ends up to a multiple of `ALIGNED`."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        weight, bias, more = self.weight.to(x.dtype), self.bias.to(x.dtype), -self.out_channels % ALIGNED
+        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - self.in_channels, 0, more)), F.pad(bias, (0, more))
+        return F.conv2d(x, weight, bias, padding=1)[:, : self.out_channels]
+
+
+class UpConv(nn.ConvTranspose2d):
+    """2x2, stride 2, computed in the dtype of its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2)
+
+
+class Nearest(nn.Upsample):
+    """Every pixel becomes 2x2. On a GPU as a copy of a view, whose gradient is a sum in a fixed order; the library's adds them as they come."""
+
+    def __init__(self) -> None:
+        super().__init__(scale_factor=2, mode="nearest")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        count, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None]
+        return pixels.expand(count, height, 2, width, 2, channels).reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
 def _conv(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.LeakyReLU(0.1, inplace=True))
+    return nn.Sequential(Conv(channels_in, channels_out), nn.LeakyReLU(0.1, inplace=True))
 
 
 class UNet(nn.Module):
@@ -47,13 +87,23 @@ class UNet(nn.Module):
         below = [width] + (DEPTH - 1) * [wide]  # channels that come up from the level below
         sizes = [(width + width, wide, wide)] + 3 * [(wide + width, wide, wide)] + [(wide + 3, width * 4 // 3, width * 2 // 3)]
         self.decoder = nn.ModuleList(nn.Sequential(_conv(a, b), _conv(b, c)) for a, b, c in sizes)
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(channels, channels, 2, stride=2) if arch == "tconv" else nn.Upsample(scale_factor=2, mode="nearest") for channels in below
-        )
-        self.last = nn.Conv2d(sizes[-1][-1], 3, 3, padding=1)
+        self.up = nn.ModuleList(UpConv(channels) if arch == "tconv" else Nearest() for channels in below)
+        self.last = Conv(sizes[-1][-1], 3)
+        self.dtype = torch.float32  # of the layers; bfloat16 for a GPU's matrix units
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # takes the place of `layers` in training
 
     def forward(self, image: Tensor) -> Tensor:
         x = image / PEAK - 0.5 if self.normalized else image
+        x = (self.compiled if self.compiled and self.training else self.layers)(x)
+        if self.normalized:
+            x = x * PEAK if self.residual else (x + 0.5) * PEAK
+        return image + x if self.residual else x
+
+    def layers(self, x: Tensor) -> Tensor:
+        """From the scaled input to the last convolution's output, both of the input's dtype."""
+        given, x = x.dtype, x.to(self.dtype)
+        if x.is_cuda:
+            x = F.pad(x, (0, 0, 0, 0, 0, ALIGNED - 3))
         skips = [x]
         for level, layer in enumerate(self.encoder):
             x = F.max_pool2d(layer(x), 2)
@@ -62,10 +112,7 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for up, layer in zip(self.up, self.decoder, strict=True):
             x = layer(torch.cat([up(x), skips.pop()], 1))
-        x = self.last(x)
-        if self.normalized:
-            x = x * PEAK if self.residual else (x + 0.5) * PEAK
-        return image + x if self.residual else x
+        return self.last(x).to(given)
 
 
 class UnsharpMask(nn.Module):
@@ -93,8 +140,7 @@ class Network(nn.Module):
         self.sharpen = UnsharpMask(tau_sharp) if tau_sharp > 0 else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.unet(image).float()
-        x = self.sharpen(F.relu(x))
+        x = self.sharpen(F.relu(self.unet(image)))
         return x - F.relu(x - PEAK)
 
     def initialize(self, generator: torch.Generator) -> None:

@@ -103,17 +103,19 @@ def measure_on_worker(run: RunParams, size: int, device: str, seconds: float) ->
     torch.set_flush_denormal(True)
     where = sweep.pick_device(device)
     count = max(run.batch_size * 4, 64)
-    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=where)
-    state = training.begin(run, where)
-    training.train_epoch(run, state, images[: run.batch_size], images[: run.batch_size])
     rates = []
-    for step in (lambda: training.train_epoch(run, state, images, images), lambda: training.predict(run, state.product, images)):
-        started, seen = time.monotonic(), 0
-        while time.monotonic() - started < seconds:
-            step()
-            seen += count
-        rates.append(seen / (time.monotonic() - started))
-        seconds /= 3
+    with sweep.stream(where):
+        images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=where)
+        state = training.begin(run, where)
+        step = training.Step(run, state, images, images)
+        training.train_epoch(step)
+        for work in (lambda: training.train_epoch(step), lambda: training.predict(run, state.product, images)):
+            started, seen = time.monotonic(), 0
+            while time.monotonic() - started < seconds:
+                work()
+                seen += count
+            rates.append(seen / (time.monotonic() - started))
+            seconds /= 3
     return rates[0] * max(1, len(run.crops)), rates[1]
 
 
@@ -147,7 +149,7 @@ def _add_training(params: Params, stages: dict[str, Stage], workers: int) -> Non
     rates: dict[tuple, tuple[float, float]] = {}
     started = time.monotonic()
     with sweep.client(params, workers) as client:
-        addresses = list(client.scheduler_info(n_workers=-1)["workers"])
+        addresses = [address for address, worker in client.scheduler_info(n_workers=-1)["workers"].items() for _ in range(worker["nthreads"])]
         workers = len(addresses)
         cluster_start = time.monotonic() - started
         for run in {_kind(run): run for run in missing}.values():

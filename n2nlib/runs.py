@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from n2nlib.evaluation import PEAK, summarize
 from n2nlib.files import ROOT, UserError, digest, file_digest, full_disk, relative, write_json
-from n2nlib.measures import psnr_hvs_m, ssim
+from n2nlib.measures import gradient_energy, psnr_hvs_m, ssim
 from n2nlib.model import save_network
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
@@ -31,7 +31,8 @@ from n2nlib.sections import RunParams
 from n2nlib.training import Trained, predict, train
 
 RUNS = ROOT / "data" / "runs"
-TRAINING_MODULES = ("augment.py", "model.py", "training.py")
+MODEL = "model.safetensors"
+TRAINING_MODULES = ("augment.py", "graphs.py", "model.py", "training.py")
 
 
 @cache
@@ -67,7 +68,7 @@ class Result:
 
     folder: Path
     about: dict  # run.json
-    validation: dict[str, np.ndarray]  # float64: mse, epochs x validation images; psnr_hvs_m (dB) and ssim of each after the last epoch
+    validation: dict[str, np.ndarray]  # float64: mse, epochs x validation images; of the last epoch's outputs what `_measured` gives
 
     @property
     def diverged(self) -> bool:
@@ -80,7 +81,10 @@ class Result:
 
     @property
     def model(self) -> Path:
-        return self.folder / "model.safetensors"
+        """The file of its network. Raises `UserError` if it was not kept."""
+        if MODEL not in self.about["files"]:
+            raise UserError(f"{relative(self.folder)}: its model was not kept (python -m n2nlib train --slim); remove the folder to train it again")
+        return self.folder / MODEL
 
     def metrics(self, params: Params) -> dict[str, float]:
         """The four PSNR columns (dB) after the last epoch, under the evaluation of `params`."""
@@ -104,6 +108,13 @@ def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
         return Result(folder, about, load_file(folder / "validation.safetensors"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget_model(result: Result) -> None:
+    """Remove a run's model, which is nearly all of its size; its numbers stay. A run without its model is whole: nothing trains it again."""
+    files = {name: expected for name, expected in result.about["files"].items() if name != MODEL}
+    write_json(result.folder / "run.json", result.about | {"files": files})
+    (result.folder / MODEL).unlink(missing_ok=True)
 
 
 def train_and_store(stage: Path, run: RunParams, pairs: PairSet, params: Params, device: torch.device, on_epoch=lambda state: None) -> Result:
@@ -135,7 +146,7 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
         validation = {"mse": np.stack(state.validation_mse)} | _measured(run, state, pairs, device)
         pd.DataFrame(state.history).to_csv(made / "history.csv", index=False, float_format="%.9g")
         save_file(validation, made / "validation.safetensors")
-        save_network(state.product, made / "model.safetensors")
+        save_network(state.product, made / MODEL)
         about = {
             "run": folder.name,
             "identity": identity(run, pairs.hash),
@@ -147,7 +158,7 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
             "seconds": round(state.seconds, 2),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "files": {name: file_digest(made / name) for name in ("history.csv", "validation.safetensors", "model.safetensors")},
+            "files": {name: file_digest(made / name) for name in ("history.csv", "validation.safetensors", MODEL)},
         }
         write_json(made / "run.json", about)
         result = Result(made, about, validation)
@@ -159,7 +170,11 @@ def _store(folder: Path, run: RunParams, pairs: PairSet, params: Params, state: 
 
 
 def _measured(run: RunParams, state: Trained, pairs: PairSet, device: torch.device) -> dict[str, np.ndarray]:
-    """PSNR-HVS-M and SSIM of each validation image; a network that diverged counts as in `mse_per_image`."""
+    """Of each validation image's output PSNR-HVS-M (dB), SSIM and gradient energy, of each channel the share of zeros; float64.
+
+    A network that diverged counts as in `mse_per_image`.
+    """
     denoised = predict(run, state.product, pairs.validation["noisy_1"].to(device))
     denoised, clean = np.nan_to_num(denoised, nan=0.0, posinf=PEAK, neginf=0.0), pairs.validation["clean"].numpy()
-    return {"psnr_hvs_m": psnr_hvs_m(denoised, clean), "ssim": ssim(denoised, clean)}
+    zeros = (denoised == 0).mean(axis=(0, 2, 3))
+    return {"psnr_hvs_m": psnr_hvs_m(denoised, clean), "ssim": ssim(denoised, clean), "gradient_energy": gradient_energy(denoised), "zeros": zeros}

@@ -15,7 +15,6 @@ import pandas as pd
 from n2nlib import baselines, measures, statistics
 from n2nlib.evaluation import mse_per_image, psnr_full
 from n2nlib.experiments import Planned
-from n2nlib.model import Denoiser
 from n2nlib.pairs import PairSet, ensure_pairs
 from n2nlib.params import Params
 from n2nlib.runs import Result
@@ -169,13 +168,13 @@ def sizes(planned: list[Planned], results: list[Result], sets: dict[str, PairSet
             continue
         noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
         blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
+        sharp = measures.gradient_energy(clean).sum()
         row = {"size": int(name.removesuffix("px")), "noisy": psnr_full(mse_per_image(noisy, clean)), "blur": psnr_full(mse_per_image(blurred, clean))}
         for variant, short in (("none", "network"), ("unsharp masking", "sharpened")):
             of = [result for one, result in zip(planned, results, strict=True) if one.pairs == name and one.row["variant"] == variant]
-            outputs = [Denoiser.load(result.model).predict(noisy) for result in of]
-            row[short] = np.mean([psnr_full(mse_per_image(output, clean)) for output in outputs])
-            row[f"{short}_sharpness"] = np.mean([measures.sharpness(output, clean) for output in outputs])
-        rows.append(row | {"blur_sharpness": measures.sharpness(blurred, clean)})
+            row[short] = np.mean([psnr_full(result.validation["mse"][-1]) for result in of])
+            row[f"{short}_sharpness"] = np.mean([result.validation["gradient_energy"].sum() / sharp for result in of])
+        rows.append(row | {"blur_sharpness": measures.gradient_energy(blurred).sum() / sharp})
     return pd.DataFrame(rows, columns=None if rows else ["size"])
 
 

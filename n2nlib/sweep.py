@@ -2,6 +2,7 @@
 
 Dask does the scheduling: a run is one task, a worker that dies has its runs started again elsewhere, and there they go on from their
 last checkpoint. Workers must see the same checkout under the same path (a shared file system), since runs and pairs are files there.
+A CPU worker is a process that trains one run; a GPU's worker is a process with a thread for each of the runs that share the GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**24),
 }
 CONNECT = 20  # seconds that a given scheduler has to answer
+RUNS_A_GPU = 12  # at a time: small kernels of several runs fill a GPU that one leaves half idle
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
 
 
@@ -64,26 +66,26 @@ def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: 
     number = int(worker.name) if str(worker.name).isdigit() else 0
     pairs = _pairs(pairs_folder, pairs_hash)
     name = runs.run_name(run, pairs_hash)
+    device = pick_device(params.device, number)
     try:
-        runs.train_and_store(
-            stage,
-            run,
-            pairs,
-            params,
-            pick_device(params.device, number),
-            on_epoch=lambda state: worker.log_event(TOPIC, {"run": name, "images": an_epoch}),
-        )
+        with stream(device):
+            runs.train_and_store(stage, run, pairs, params, device, on_epoch=lambda state: worker.log_event(TOPIC, {"run": name, "images": an_epoch}))
     except UserError as error:  # returned, not raised: Dask would print a traceback for it
         return error
     return name
 
 
+def stream(device: torch.device) -> AbstractContextManager:
+    """A run's own queue of work on a GPU, so that runs of other threads go on beside it; nothing on the CPU."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+
+
 def default_workers(params: Params) -> int:
-    """One process a core, or one a GPU, unless `sweep.workers` says otherwise."""
+    """Runs at a time: one a core, or RUNS_A_GPU on each GPU, unless `sweep.workers` says otherwise."""
     if params.sweep.workers:
         return params.sweep.workers
     if pick_device(params.device).type == "cuda":
-        return torch.cuda.device_count()
+        return torch.cuda.device_count() * RUNS_A_GPU
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -106,12 +108,14 @@ def client(params: Params, tasks: int) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
     }
+    at_once = min(default_workers(params), tasks)
+    processes = min(at_once, torch.cuda.device_count()) if pick_device(params.device).type == "cuda" else at_once
     with (
         dask.config.set(settings),
         tempfile.TemporaryDirectory(prefix="n2n-dask-", ignore_cleanup_errors=True) as scratch,
         LocalCluster(
-            n_workers=min(default_workers(params), tasks),
-            threads_per_worker=1,
+            n_workers=processes,
+            threads_per_worker=-(-at_once // processes),
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
@@ -185,10 +189,11 @@ def _train(stage: Path, missing: dict[str, tuple[RunParams, PairSet]], all_runs:
     results: dict[str, runs.Result | None] = {}
     failures: dict[str, BaseException] = {}
     with client(params, len(missing)) as dask_client:
-        workers = len(dask_client.scheduler_info(n_workers=-1)["workers"])
+        workers = [worker["nthreads"] for worker in dask_client.scheduler_info(n_workers=-1)["workers"].values()]
+        at_once = f", {max(workers)} runs at a time in each" if max(workers, default=1) > 1 else ""
         print(
             f"{stage.name}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
-            f"({sum(images.values()):,} images) on {workers} {'process' if workers == 1 else 'processes'}.",
+            f"({sum(images.values()):,} images) on {len(workers)} {'process' if len(workers) == 1 else 'processes'}{at_once}.",
             flush=True,
         )
         dask_client.subscribe_topic(TOPIC, progress.on_event)

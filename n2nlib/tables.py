@@ -83,13 +83,17 @@ def commit() -> str:
     return f"{head} (modified)" if changed else head
 
 
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` as a file of it reads: what was measured to 4 decimals."""
+    return frame.round({column: 4 for column in frame.select_dtypes("floating").columns if column not in EXACT})
+
+
 def save(frame: pd.DataFrame, name: str, params: Params, runs: list[str], rendered: pd.DataFrame | None = None) -> Path:
     """Write reports/<scale>/tables/<name>.csv (what was measured to 4 decimals), <name>.json (provenance) and, if given, the rendered <name>.md."""
     path = params.reports / "tables" / f"{name}.csv"
     columns = COLUMNS.get(name, list(frame.columns))
     extra = ["seed"] if name == "curves" and "seed" in frame and frame["seed"].nunique() > 1 else []
-    frame = frame[columns + extra]
-    frame = frame.round({column: 4 for column in frame.select_dtypes("floating").columns if column not in EXACT})
+    frame = rounded(frame[columns + extra])
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
     sidecar = provenance(params, runs)

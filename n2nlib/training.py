@@ -6,6 +6,7 @@ from `run.seed`, so that on one machine with one thread the numbers repeat exact
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -19,17 +20,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from n2nlib import augment
 from n2nlib.evaluation import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.files import read_safetensors, replacing
+from n2nlib.graphs import Replayed, compiled
 from n2nlib.model import Network
 from n2nlib.pairs import PairSet
 from n2nlib.sections import RunParams
 
 LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}  # means over pixels in grey levels of [0, 255]
 PREDICT_BATCH = 200
+COMPILE_FROM = 100_000  # images of a run, from which half a minute of compiling pays on a GPU
 
 
 def learning_rate(run: RunParams, epoch: int, done: float = 0.0) -> float:
@@ -50,7 +53,7 @@ class Trained:
     """A run's state: of one that goes on, or finished. `history` has a row an epoch, `validation_mse` each image's error after it."""
 
     network: Network
-    average: AveragedModel | None  # the exponential average of the weights, where the run keeps one
+    average: Network | None  # the exponential average of the weights, where the run keeps one
     optimizer: torch.optim.Optimizer
     order: torch.Generator  # draws the order of the pairs, on the CPU
     augmentation: torch.Generator  # draws flips, crops and noise, on the device
@@ -61,7 +64,7 @@ class Trained:
     @property
     def product(self) -> Network:
         """The network that is validated and stored: the one with averaged weights where there is one."""
-        return self.average.module if self.average else self.network
+        return self.average or self.network
 
     @property
     def diverged(self) -> bool:
@@ -76,9 +79,15 @@ def begin(run: RunParams, device: torch.device) -> Trained:
     network = Network(run.width, run.arch, run.tau_sharp, run.residual, run.normalized)
     network.initialize(weights)
     network = network.to(device, memory_format=torch.channels_last)
+    if run.precision == "bfloat16" and device.type == "cuda":
+        network.unet.dtype = torch.bfloat16
+    options: dict[str, object] = {"lr": run.learning_rate, "fused": True}
+    if device.type == "cuda":  # as a CUDA graph needs it: what changes between steps is read from the GPU's memory
+        options["lr"] = torch.tensor(run.learning_rate, device=device)
+        options |= {"capturable": True} if run.optimizer == "adam" else {}
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[run.optimizer]
-    optimizer = kind(network.parameters(), lr=run.learning_rate, fused=True)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(run.averaging)) if run.averaging else None
+    optimizer = kind(network.parameters(), **options)
+    average = copy.deepcopy(network) if run.averaging else None
     return Trained(network, average, optimizer, order, torch.Generator(device).manual_seed(seeds[2]))
 
 
@@ -92,37 +101,69 @@ def augmented(run: RunParams, images: tuple[Tensor, Tensor], generator: torch.Ge
     return augment.add_noise(images, run.sigma_n, run.shared_noise, generator)
 
 
-def train_epoch(run: RunParams, state: Trained, inputs: Tensor, targets: Tensor, blocks: Tensor | None = None) -> float:
-    """One pass over the pairs (uint8 N x 3 x S x S, on the device); returns the mean loss of its batches.
+class Step:
+    """One training step on the pairs of a run (uint8 N x 3 x S x S, on the device): `step(indices)` of the batch's pairs.
 
-    With `blocks` (uint8 N x cell x 3 x S x S) noisy versions are drawn anew from them.
+    With `blocks` (uint8 N x cell x 3 x S x S) noisy versions are drawn anew from them. `total` collects the losses (float64, on the device).
     """
-    device, loss_of = inputs.device, LOSSES[run.loss]
-    state.network.train()
-    order = torch.randperm(len(inputs), generator=state.order).to(device)
-    total = torch.zeros((), device=device, dtype=torch.float64)
-    batches = order.split(run.batch_size)
-    for number, batch in enumerate(batches):
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(run, len(state.history), number / len(batches))
-        pair = (inputs[batch], targets[batch]) if blocks is None else _fresh(run, blocks[batch.to(blocks.device)], targets[batch], state.augmentation)
+
+    def __init__(self, run: RunParams, state: Trained, inputs: Tensor, targets: Tensor, blocks: Tensor | None = None) -> None:
+        self.run, self.state, self.inputs, self.targets, self.blocks = run, state, inputs, targets, blocks
+        self.total = torch.zeros((), device=inputs.device, dtype=torch.float64)
+        self.first = not state.history
+        pays = inputs.is_cuda and run.epochs * len(inputs) >= COMPILE_FROM
+        self.layers = compiled(state.network.unet.layers) if pays else None
+        self.take = Replayed(self, state.augmentation) if inputs.is_cuda else self
+
+    def __call__(self, batch: Tensor) -> None:
+        run, state = self.run, self.state
+        pair = (self.inputs[batch], self.targets[batch])
+        if self.blocks is not None:
+            pair = _fresh(run, self.blocks[batch], pair[1], state.augmentation)
         images = augmented(run, (pair[0].float(), pair[1].float()), state.augmentation)
         noisy, target = (image.contiguous(memory_format=torch.channels_last) for image in images)
         state.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=_reduced(run, device)):
-            predicted = state.network(noisy)
-        loss = loss_of(predicted, target)
+        state.network.unet.compiled = self.layers if len(batch) == run.batch_size else None  # a last, smaller batch is not worth compiling for
+        loss = LOSSES[run.loss](state.network(noisy), target)
         loss.backward()
         state.optimizer.step()
         if state.average:
-            state.average.update_parameters(state.network)
-        total += loss.detach()
-    return float(total) / len(batches)
+            self._update_average()
+        self.total += loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """The exponential average begins as the weights after the first step of the run, which no graph holds."""
+        averages, weights = list(self.state.average.parameters()), [tensor.detach() for tensor in self.state.network.parameters()]
+        if self.first:
+            torch._foreach_copy_(averages, weights)
+        else:
+            get_ema_multi_avg_fn(self.run.averaging)(averages, weights, None)
+        self.first = False
+
+
+def train_epoch(step: Step) -> float:
+    """One pass over the pairs of `step`, in an order drawn anew; returns the mean loss of its batches."""
+    run, state, device = step.run, step.state, step.inputs.device
+    state.network.train()
+    batches = torch.randperm(len(step.inputs), generator=state.order).to(device).split(run.batch_size)
+    step.total.zero_()
+    for number, batch in enumerate(batches):
+        _set_rate(state.optimizer, learning_rate(run, len(state.history), number / len(batches)))
+        step.take(batch)
+    return float(step.total) / len(batches)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _fresh(run: RunParams, blocks: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A batch of newly drawn pairs; a clean target stays."""
-    blocks = blocks.to(target.device)
     noisy = augment.redraw(blocks, generator)
     return noisy, target if run.target == "clean" else augment.redraw(blocks, generator)
 
@@ -134,13 +175,8 @@ def predict(run: RunParams, network: Network, images: Tensor) -> np.ndarray:
     parts = []
     for part in images.split(PREDICT_BATCH):
         part = part.float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=_reduced(run, images.device)):
-            parts.append(network(part).cpu())
+        parts.append(network(part).cpu())
     return torch.cat(parts).numpy()
-
-
-def _reduced(run: RunParams, device: torch.device) -> bool:
-    return run.precision == "bfloat16" and device.type == "cuda"
 
 
 def train(run: RunParams, pairs: PairSet, device: torch.device, checkpoint: Path, on_epoch: Callable[[Trained], None] = lambda state: None) -> Trained:
@@ -151,12 +187,13 @@ def train(run: RunParams, pairs: PairSet, device: torch.device, checkpoint: Path
     torch.set_flush_denormal(True)  # dying activations would otherwise cost the CPU a hundred times their worth
     inputs = pairs.train["noisy_1"].to(device)
     targets = pairs.target(run.target).to(device)
-    blocks = pairs.blocks() if run.resample else None  # mapped: a batch at a time goes to the device
+    blocks = pairs.blocks().to(device) if run.resample else None  # on the CPU mapped: a batch at a time is read
     noisy, clean = pairs.validation["noisy_1"].to(device), pairs.validation["clean"].numpy()
     state = restore(checkpoint, run, device) or begin(run, device)
+    step = Step(run, state, inputs, targets, blocks)
     while len(state.history) < run.epochs and not state.diverged:
         started = time.monotonic()
-        loss = train_epoch(run, state, inputs, targets, blocks)
+        loss = train_epoch(step)
         mse = mse_per_image(predict(run, state.product, noisy), clean)
         epoch = len(state.history)
         state.history.append(

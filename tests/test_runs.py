@@ -60,9 +60,9 @@ def test_one_cycle_is_torchs(pair_set: PairSet) -> None:
 def test_averaged_weights_follow_their_recursion(pair_set: PairSet) -> None:
     run = a_run(averaging=0.9, batch_size=48, sigma_n=0.0)
     state = training.begin(run, CPU)
-    expected = None
+    step, expected = training.Step(run, state, pair_set.train["noisy_1"], pair_set.train["noisy_2"]), None
     for _ in range(3):
-        training.train_epoch(run, state, pair_set.train["noisy_1"], pair_set.train["noisy_2"])  # one step an epoch
+        training.train_epoch(step)  # one step an epoch
         weights = [parameter.detach().clone() for parameter in state.network.parameters()]
         expected = weights if expected is None else [0.9 * old + 0.1 * new for old, new in zip(expected, weights, strict=True)]
     for found, wanted in zip(state.product.parameters(), expected, strict=True):
@@ -88,7 +88,7 @@ def test_one_step_is_the_optimisers_rule(pair_set: PairSet, optimizer: str) -> N
     inputs, targets = pair_set.train["noisy_1"], pair_set.train["noisy_2"]
     loss = (state.network(inputs.float()) - targets.float()).abs().mean()
     gradients = dict(zip(before, torch.autograd.grad(loss, list(state.network.parameters())), strict=True))
-    assert training.train_epoch(run, state, inputs, targets) == pytest.approx(loss.item(), rel=1e-4)
+    assert training.train_epoch(training.Step(run, state, inputs, targets)) == pytest.approx(loss.item(), rel=1e-4)
     for name, parameter in state.network.named_parameters():
         step = gradients[name] if optimizer == "sgd" else gradients[name] / (gradients[name].abs() + 1e-8)
         expected = before[name] - 1e-4 * step
