@@ -23,13 +23,13 @@ def train_everything(params: Params, slim: bool = False) -> list[Result]:
     Raises `UserError`.
     """
     pairs = ensure_pairs(params)
-    sets = studies.ensure_sets(params, pairs)
     with client(params, default_workers(params)) as cluster, ThreadPoolExecutor(1) as beside:
+        sets = beside.submit(studies.ensure_sets, params, pairs)
         shared = params.model_copy(update={"sweep": params.sweep.model_copy(update={"scheduler": cluster.scheduler.address})})
         ablation = experiments.ablation_runs(params)
         of_ablation = train_all("ablation", ablation, pairs, shared)
         table1 = tables.rounded(tables.collect(ablation, of_ablation, params))
-        studied = beside.submit(_studies, params, shared, pairs, sets)
+        studied = beside.submit(_studies, params, shared, pairs, sets.result())
         candidates = experiments.top_candidates(table1, params.curves.candidates)
         curves = experiments.curve_runs(params, candidates)
         of_curves = train_all("curves", curves, pairs, shared)

@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+torch.backends.cudnn.deterministic = True  # costs nothing measurable here; without effect on the CPU
+torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+
 WARM_UP = 3  # calls before the recording: libraries choose their kernels, the optimiser makes its state
 VARIANTS = 64  # networks and batch shapes that one process may compile for
 ALONE = threading.Lock()  # while a run compiles or records, no other may: either waits for the whole GPU, which no recording survives

@@ -190,7 +190,8 @@ class Denoiser:
         their border and cropped back. At most about `batch_pixels` pixels are in the network at a time: a larger image goes through it
         in tiles whose margins reach as far as the network sees, which changes nothing but rounding. Raises ValueError for another shape.
         """
-        given = torch.as_tensor(images)
+        readable = isinstance(images, Tensor) or images.flags.writeable  # torch warns of an array that it may not write to
+        given = torch.as_tensor(images if readable else images.copy())
         if given.ndim != 4 or given.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(given.shape)}; allowed: N x 3 x H x W")
         height, width = given.shape[2:]

@@ -24,7 +24,7 @@ COLUMNS = {
     "claims": ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"],
     "curves": ["candidate", "epoch", "psnr_mean", "psnr_std", "train_loss"],
 }
-EXACT = {"sigma_n", "tau_sharp", "lr0"}  # what was asked for, not measured
+EXACT = {"sigma_n", "tau_sharp", "lr0", "learning_rate"}  # what was asked for, not measured
 MARK = {True: "✓", False: "✗"}
 LOSS = {"l1": "L1", "mse": "MSE"}
 OPTIMIZER = {"adam": "Adam", "sgd": "SGD"}
