@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TOP_PAD_": str(2**24),
 }
+_OF_THREAD = threading.local()
 CONNECT = 20  # seconds that a given scheduler has to answer
 RUNS_A_GPU = 12  # at a time: small kernels of several runs fill a GPU that one leaves half idle
 HEARTBEAT = 60.0  # seconds without a finished run after which the sweep says that it lives
@@ -76,8 +78,16 @@ def train_on_worker(stage: Path, run: RunParams, pairs_folder: str, pairs_hash: 
 
 
 def stream(device: torch.device) -> AbstractContextManager:
-    """A run's own queue of work on a GPU, so that runs of other threads go on beside it; nothing on the CPU."""
-    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+    """This thread's own queue of work on a GPU, so that runs of other threads go on beside it; nothing on the CPU.
+
+    One a thread, not one a run: torch deals its 32 streams out in turn, so that a run would sooner or later share one with a run that is not
+    over, and the recording of the one would take in work of the other.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    if not hasattr(_OF_THREAD, "stream"):
+        _OF_THREAD.stream = torch.cuda.Stream(device)
+    return torch.cuda.stream(_OF_THREAD.stream)
 
 
 def default_workers(params: Params) -> int:
