@@ -115,6 +115,12 @@ class UNet(nn.Module):
         return self.last(x).to(given)
 
 
+def mirrored(x: Tensor) -> Tensor:
+    """One pixel more on each side, as F.pad(x, (1, 1, 1, 1), mode="reflect"); its gradient is a sum in a fixed order on a GPU too."""
+    x = torch.cat([x[..., 1:2, :], x, x[..., -2:-1, :]], -2)
+    return torch.cat([x[..., 1:2], x, x[..., -2:-1]], -1)
+
+
 class UnsharpMask(nn.Module):
     """Equation (1): ReLU(x + tau * (x - blur(x))), blur a 3x3 Gaussian of sigma 0.8 with reflected borders. B x 3 x H x W, any range."""
 
@@ -126,7 +132,8 @@ class UnsharpMask(nn.Module):
         self.register_buffer("kernel", torch.outer(taps, taps).expand(3, 1, 3, 3).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel, groups=3)
+        padded = mirrored(x) if x.is_cuda else F.pad(x, (1, 1, 1, 1), mode="reflect")
+        blurred = F.conv2d(padded, self.kernel, groups=3)
         return F.relu(x + self.tau * (x - blurred))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib import Denoiser, UserError
-from n2nlib.model import Network, UNet, UnsharpMask, save_network
+from n2nlib.model import Network, UNet, UnsharpMask, mirrored, save_network
 
 PUBLISHED = {"upsample": 991_203, "tconv": 1_148_307}
 
@@ -69,6 +69,15 @@ def test_unsharp_mask_against_the_formula(rng: np.random.Generator) -> None:
     blurred = sum(kernel[dy, dx] * padded[:, :, dy : dy + 9, dx : dx + 7] for dy in range(3) for dx in range(3))
     expected = np.maximum(image + tau * (image - blurred), 0)
     np.testing.assert_allclose(UnsharpMask(tau)(torch.tensor(image, dtype=torch.float32)).numpy(), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 9), (32, 32)])
+def test_mirrored_is_reflect_padding(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(2, 3, size[0] + 2, size[1] + 2, dtype=torch.float64)
+    both = mirrored(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    assert torch.equal(*both)
+    torch.testing.assert_close(*(torch.autograd.grad((padded * weights).sum(), x) for padded in both))
 
 
 def test_clamp_is_two_relus() -> None:

@@ -41,6 +41,29 @@ def _edit(project: Project, name: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def test_trained_without_notebooks_and_without_models_they_draw_the_same(project: Project, tmp_path: Path) -> None:
+    before, runs = project.tables(), project.folder / "data" / "runs"
+    shutil.copytree(runs, tmp_path / "runs")
+    try:
+        victims = [sorted((runs / stage).iterdir())[0] for stage in ("ablation", "fine_tuning", "beyond")]
+        for victim in victims:
+            shutil.rmtree(victim)
+        done = project.run(sys.executable, "-m", "n2nlib", "train", "--slim")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all((victim / "run.json").is_file() for victim in victims)
+        kept = [path.parent.parent.name for path in runs.glob("*/*/model.safetensors")]
+        assert {stage: kept.count(stage) for stage in ("curves", "fine_tuning", "beyond")} == {"curves": 0, "fine_tuning": 1, "beyond": 4}
+        assert kept.count("ablation") <= 5
+        for notebook in ("03_ablation", "05_fine_tuning", "07_beyond"):
+            done = project.run(sys.executable, "-m", "n2nlib", "run", notebook)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "to train (" not in done.stdout
+        assert project.tables() == before
+    finally:
+        shutil.rmtree(runs)
+        shutil.copytree(tmp_path / "runs", runs)
+
+
 def test_it_leaves_what_the_readme_promises(project: Project) -> None:
     reports = project.folder / "reports" / "smoke"
     for name, columns in COLUMNS.items():

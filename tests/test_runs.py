@@ -13,10 +13,13 @@ from conftest import a_run
 from skimage.metrics import structural_similarity
 
 from n2nlib import Denoiser, runs, training
+from n2nlib.experiments import dead_channels
+from n2nlib.files import UserError
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
-from n2nlib.runs import find, identity, train_and_store
+from n2nlib.runs import Result, find, identity, train_and_store
 from n2nlib.sections import RunParams
+from n2nlib.sweep import stream
 
 CPU = torch.device("cpu")
 
@@ -159,6 +162,32 @@ def test_a_damaged_run_is_trained_again(pair_set: PairSet, params: Params, runs_
     assert _files(train_and_store(runs_folder / "one", run, pair_set, params, CPU).folder) == whole
 
 
+def test_a_run_without_its_model_is_whole_and_says_so(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+    run = a_run(epochs=1)
+    result = train_and_store(runs_folder / "one", run, pair_set, params, CPU)
+    runs.forget_model(result)
+    slim = find(runs_folder / "one", run, pair_set.hash)
+    assert slim.metrics(params) == result.metrics(params)
+    assert not (slim.folder / "model.safetensors").exists()
+    with pytest.raises(UserError, match="was not kept"):
+        _ = slim.model
+    (slim.folder / "history.csv").unlink()
+    assert find(runs_folder / "one", run, pair_set.hash) is None
+
+
+def test_a_dead_channel_is_counted(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+    run = a_run(epochs=1, tau_sharp=0.0)
+    alive = train_and_store(runs_folder / "one", run, pair_set, params, CPU)
+    state = training.begin(run, CPU)
+    with torch.no_grad():
+        state.network.unet.last.bias[1] = -1e6  # its ReLU passes nothing
+    outputs = training.predict(run, state.network, pair_set.validation["noisy_1"])
+    dead = Result(alive.folder, alive.about, alive.validation | runs._measured(run, state, pair_set, CPU))
+    assert (outputs[:, 1] == 0).all()
+    assert dead.validation["zeros"][1] == 1
+    assert dead_channels([dead]) == [sum((outputs[:, channel] == 0).mean() > 0.5 for channel in range(3))]
+
+
 def test_a_diverged_run_is_recorded_with_its_psnr(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
     run = a_run(optimizer="sgd", learning_rate=1e12, epochs=3)
     result = train_and_store(runs_folder / "one", run, pair_set, params, CPU)
@@ -188,7 +217,7 @@ def test_identity_follows_every_parameter_the_pairs_and_the_code(monkeypatch: py
 
 
 def test_the_code_behind_a_run_is_what_trains_and_nothing_that_draws() -> None:
-    assert set(runs.TRAINING_MODULES) == {"augment.py", "model.py", "training.py"}
+    assert set(runs.TRAINING_MODULES) == {"augment.py", "graphs.py", "model.py", "training.py"}
 
 
 def test_a_clean_target_gets_no_noise(pair_set: PairSet) -> None:
@@ -196,6 +225,24 @@ def test_a_clean_target_gets_no_noise(pair_set: PairSet) -> None:
     noisy, target = training.augmented(a_run(target="clean", flips="none"), images, torch.Generator().manual_seed(0))
     assert torch.equal(target, images[1])
     assert not torch.equal(noisy, images[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(
+    "changes", [{}, {"tau_sharp": 0.0, "arch": "tconv"}, {"crops": ((0.7, 1.0), (0.05, 0.4))}, {"averaging": 0.9, "optimizer": "sgd", "learning_rate": 1e-7}]
+)
+def test_a_replayed_step_is_the_step(pair_set: PairSet, changes: dict) -> None:
+    device = torch.device("cuda")
+    run = a_run(batch_size=5, precision="bfloat16", **changes)  # the last batch is smaller
+    weights = []
+    for replayed in (True, False):
+        with stream(device):
+            state = training.begin(run, device)
+            step = training.Step(run, state, pair_set.train["noisy_1"].to(device), pair_set.train["noisy_2"].to(device))
+            step.take = step.take if replayed else step
+            losses = [training.train_epoch(step) for _ in range(2)]
+        weights.append([torch.tensor(losses), *(parameter.detach().cpu() for parameter in state.product.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
