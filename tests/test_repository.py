@@ -12,14 +12,16 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from n2nlib import published
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params
-from n2nlib.readme import write_readme
+from n2nlib.readme import published_table1, write_readme
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -91,7 +93,7 @@ def test_every_stage_depends_on_its_notebook_and_on_the_code_that_trains() -> No
         assert f"notebooks/{path.name}" in stage["deps"]
         source = path.read_text()
         if "train_all" in source:
-            assert {"n2nlib/augment.py", "n2nlib/model.py", "n2nlib/training.py"} <= set(stage["deps"])
+            assert {"n2nlib/augment.py", "n2nlib/graphs.py", "n2nlib/model.py", "n2nlib/training.py"} <= set(stage["deps"])
             assert any("data/runs/" in str(out) and "persist" in str(out) for out in stage["outs"])
 
 
@@ -112,6 +114,20 @@ def test_the_readmes_result_table_is_that_of_the_committed_results(tmp_path: Pat
     readme.write_text(readme.read_text().replace("| noisy input | ", "| noisy input | 9"))
     with pytest.raises(UserError, match="result table"):
         write_readme(check=True, root=tmp_path)
+
+
+def test_readme_tells_of_a_published_table1_that_stands_alone(tmp_path: Path) -> None:
+    assert published_table1(tmp_path) == ""
+    tables = tmp_path / "reports" / "paper" / "tables"
+    tables.mkdir(parents=True)
+    ours = published.table1()  # as if ours had come out as the paper's
+    ours.assign(psnr_full=ours["psnr_mean"]).to_csv(tables / "table1_ablation.csv", index=False)
+    pd.DataFrame({"method": ["noisy input", "blur"], "psnr_full": [20.0, 23.6]}).to_csv(tables / "baselines.csv", index=False)
+    text = published_table1(tmp_path)
+    assert "Upsample MSE Adam sharp, reaches 23.76 dB, and 4 of 32 runs beat the blur (23.60 dB)" in text
+    assert "MSE − L1 in 14 of 16, Adam − SGD in 11 of 16, crops in 5 of 16" in text
+    (tmp_path / "reports" / "paper" / "metrics.json").touch()
+    assert published_table1(tmp_path) == ""
 
 
 def test_the_committed_parameters_are_scale_laptop() -> None:
