@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from n2nlib import published, statistics, tables
+from n2nlib.claims import Results, without_dead
 from n2nlib.files import ROOT, UserError, write_text
 
 SCALES = {
@@ -44,11 +45,16 @@ def results(scale: str, root: Path = ROOT) -> str:
     lines = [f"| scale {scale}: {SCALES[scale]} | PSNR, global (dB) | published, on other images |", "|---|---|---|"]
     lines += [f"| {what} | {value:.2f} | {paper} |" for what, value, paper in rows]
     count = metrics["table1_runs_below_noisy"]
+    measures, curves, candidates, table3 = (
+        pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("measures_ablation", "curves", "table2_candidates", "table3_fine_tuning")
+    )
+    ours = Results(table1, table3, curves, candidates, metrics["final_psnr_full"])
+    changed = without_dead(claims, ours, Results(theirs, published.table3()), measures["dead_channels"] > 0, comparable=False)
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in claims["verdict"].value_counts().items())
     note = (
         f"Of {len(claims)} claims of the report: {verdicts} ([claims.csv](reports/{scale}/tables/claims.csv), "
         f"[the paper](reports/{scale}/paper.pdf)). {count} of the {len(table1)} runs of Table I end below their noisy input at this scale. "
-        "Validation photographs are none of the training ones."
+        f"Validation photographs are none of the training ones. {changed}"
     )
     more = published_table1(root)
     return "\n".join(

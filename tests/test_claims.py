@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 
 from n2nlib import claims, published
@@ -72,3 +73,17 @@ def test_every_claim_has_a_row_and_nothing_is_measured_from_nothing() -> None:
     assert table.set_index("claim").loc["final_psnr", "verdict"] == REPRODUCED
     only_adam = claims.Results(published.table1().query("optimizer == 'adam'"), published.table3())
     assert claims.weigh(only_adam, theirs, comparable=False).set_index("claim").loc["adam_better", "verdict"] == NOT_TESTED
+
+
+def test_a_dead_run_is_taken_out_and_what_changes_is_said() -> None:
+    theirs = claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR)
+    table1 = published.table1()
+    dead = table1.index == table1["psnr_mean"].idxmax()  # the best run, sharpened, as if it had died
+    table1.loc[dead, "psnr_mean"] = 5.0
+    ours = claims.Results(table1, published.table3(), final_psnr=published.FINAL_PSNR)
+    weighed = claims.weigh(ours, theirs, comparable=True)
+    assert weighed.set_index("claim")["verdict"]["sharpening_better"] == INCONCLUSIVE
+    said = claims.without_dead(weighed, ours, theirs, pd.Series(dead), comparable=True)
+    assert "Without the 1 run of Table I whose output died" in said
+    assert "sharpening better: reproduced instead of inconclusive" in said
+    assert claims.without_dead(weighed, ours, theirs, pd.Series(dead) & False, comparable=True) == ""
