@@ -43,7 +43,9 @@ def _edit(project: Project, name: str, old: str, new: str) -> None:
 
 def test_trained_without_notebooks_and_without_models_they_draw_the_same(project: Project, tmp_path: Path) -> None:
     before, runs = project.tables(), project.folder / "data" / "runs"
-    shutil.copytree(runs, tmp_path / "runs")
+    changed = {runs: tmp_path / "runs", project.folder / "reports" / "smoke": tmp_path / "smoke"}
+    for folder, copy in changed.items():
+        shutil.copytree(folder, copy)
     try:
         victims = [sorted((runs / stage).iterdir())[0] for stage in ("ablation", "fine_tuning", "beyond")]
         for victim in victims:
@@ -60,8 +62,9 @@ def test_trained_without_notebooks_and_without_models_they_draw_the_same(project
             assert "to train (" not in done.stdout
         assert project.tables() == before
     finally:
-        shutil.rmtree(runs)
-        shutil.copytree(tmp_path / "runs", runs)
+        for folder, copy in changed.items():
+            shutil.rmtree(folder)
+            shutil.copytree(copy, folder)
 
 
 def test_it_leaves_what_the_readme_promises(project: Project) -> None:
