@@ -100,17 +100,34 @@ def curves(frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float],
 
 
 def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float) -> Figure:
-    """Every run of Table I as a dot over its setting, ours and the published, with its evaluation spread (dB)."""
+    """Every run of Table I as a dot over its setting, ours and the published, with its evaluation spread (dB).
+
+    A run far below the others (Tukey's far-out values) would squeeze them together: it is an arrow at the edge with its value beside it.
+    """
     keys = ["loss", "optimizer", "sharpen", "crops"]
     settings = list(dict.fromkeys(tuple(setting) for frame in (published, table) for setting in frame[keys].to_numpy().tolist()))
     place = {setting: len(settings) - 1 - row for row, setting in enumerate(settings)}  # one order for both panels, which share their axis
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True)
+    low, high = table["psnr_mean"].quantile([0.25, 0.75])
+    fence = low - 3 * (high - low)
+    edge = min(noisy_db, table.loc[table["psnr_mean"] >= fence, "psnr_mean"].min()) - 0.5
     for axis, frame, title in ((axes[0], table, "ours"), (axes[1], published, "published")):
         for number, (arch, group) in enumerate(frame.groupby("arch")):
-            heights = [place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy().tolist()]
-            axis.errorbar(group["psnr_mean"], heights, xerr=group["psnr_std"], fmt="os"[number], color=f"C{number}", label=tables.ARCH[arch], ms=3.5, lw=0.8)
+            heights = np.array([place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy().tolist()])
+            far = (group["psnr_mean"] < fence).to_numpy() & (frame is table)
+            shown = group[~far]
+            axis.errorbar(
+                shown["psnr_mean"], heights[~far], xerr=shown["psnr_std"], fmt="os"[number], color=f"C{number}", label=tables.ARCH[arch], ms=3.5, lw=0.8
+            )
+            for value, height in zip(group["psnr_mean"][far], heights[far], strict=True):
+                axis.plot(edge, height, marker="<", color=f"C{number}", ms=4, clip_on=False)
+                axis.annotate(
+                    f"{value:.1f} dB", (edge, height), (5 + 30 * number, 0), textcoords="offset points", va="center", fontsize=6.5, color=f"C{number}"
+                )
         axis.set(xlabel="PSNR (dB, global)", title=title)
         axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])
+    if (table["psnr_mean"] < fence).any():
+        axes[0].set_xlim(left=edge)
     axes[0].axvline(noisy_db, color="black", linestyle="--", linewidth=0.9, label="noisy input")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)

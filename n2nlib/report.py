@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from n2nlib.files import ROOT, UserError, relative, write_text
+from n2nlib.files import ROOT, UserError, read_json, relative, write_json, write_text
 from n2nlib.params import Params, load_params
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -58,6 +58,9 @@ def run_notebook(name: str) -> None:
     finally:
         if sys.exc_info()[0] is not None:
             running.unlink(missing_ok=True)
+    executed = read_json(running)
+    executed["metadata"]["papermill"] |= {"input_path": relative(source), "output_path": relative(target)}  # else paths of this machine
+    write_json(running, executed)
     running.replace(target)
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier try
     export_html(target, params)
