@@ -7,7 +7,7 @@ about single runs they are of the evaluation alone, which is all that one seed c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -232,6 +232,23 @@ def weigh(ours: Results, published: Results, comparable: bool) -> pd.DataFrame:
             }
         )
     return pd.DataFrame([*rows, _final(ours, published, comparable)])
+
+
+def without_dead(weighed: pd.DataFrame, ours: Results, published: Results, dead: pd.Series, comparable: bool) -> str:
+    """Which verdicts of `weighed` change without the runs of Table I whose output died (bool, a value a row), in a sentence; "" where none died.
+
+    Such a run is some 15 dB below its partner: one or two widen an interval beyond use, and give "mixed" results their rarer sign.
+    """
+    if not dead.any() or dead.all():
+        return ""
+    alive = weigh(replace(ours, table1=ours.table1[~dead.to_numpy()]), published, comparable)
+    both = weighed.merge(alive[["claim", "verdict"]], on="claim", suffixes=("", "_alive"))
+    changed = both[both["verdict"] != both["verdict_alive"]]
+    runs = f"Without the {dead.sum()} run{'s' if dead.sum() > 1 else ''} of Table I whose output died"
+    if changed.empty:
+        return f"{runs} no verdict changes."
+    listed = "; ".join(f"{row.claim.replace('_', ' ')}: {row.verdict_alive} instead of {row.verdict}" for row in changed.itertuples())
+    return f"{runs} {len(changed)} verdict{'s change' if len(changed) > 1 else ' changes'}: {listed}."
 
 
 def on_its_own_tables(published: Results) -> dict[str, str]:

@@ -52,8 +52,11 @@ def facts(params: Params) -> dict[str, object]:
     references = tables.load("references", params).set_index("method")["psnr_full"]
     costs = tables.load("network_costs", params).query("width == @params.model.width").set_index("arch")
     candidates, curves = tables.load("table2_candidates", params), tables.load("curves", params)
-    own = claims.on_its_own_tables(claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR))
     training, options = params.training, params.ablation
+    table1, dead = tables.load("table1_ablation", params), tables.load("measures_ablation", params)["dead_channels"] > 0
+    ours = claims.Results(table1, tables.load("table3_fine_tuning", params), curves, candidates, tables.final_psnr(params))
+    theirs = claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR)
+    own = claims.on_its_own_tables(theirs)
     return {
         "metrics": read_json(params.reports / "metrics.json"),
         "best": read_json(params.reports / "model" / "best.json"),
@@ -85,6 +88,7 @@ def facts(params: Params) -> dict[str, object]:
         "peak": int(PEAK),
         "confidence": round(100 * statistics.CONFIDENCE),
         "chosen": int(experiments.choose_candidate(curves, candidates, params.fine_tuning.epochs)["candidate"]),
+        "without_dead": claims.without_dead(tables.load("claims", params), ours, theirs, dead, published.is_published_experiment(params)),
         "own_tables": {"tested": len(own), "not_carried": [name.replace("_", " ") for name, verdict in own.items() if verdict != claims.REPRODUCED]},
         "beyond": {"seeds": len(params.beyond.seeds), "images": params.beyond.epochs * card["counts"]["train"]},
         "hash": params.hash,
@@ -95,7 +99,7 @@ def facts(params: Params) -> dict[str, object]:
 
 def _run_names(params: Params) -> set[str]:
     """Every run that a table of this scale came from."""
-    sidecars = [path for path in (params.reports / "tables").glob("*.json") if path.stem != "rate_search"]
+    sidecars = [path for path in (params.reports / "tables").glob("*.json") if path.stem not in ("rate_search", "precision")]  # of benchmarks
     return {run for path in sidecars for run in read_json(path)["runs"]}
 
 
