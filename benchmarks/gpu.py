@@ -1,6 +1,6 @@
 """python -m benchmarks.gpu [--seconds 3]: what a GPU gives the sweep's own training step at the published width, and how far that is from its limits.
 
-Images/s in float32 and bfloat16, step by step (eager), as a CUDA graph and as a graph of the compiled network, batches of 125 and 625; then several runs
+Images/s in float32 and bfloat16, step by step (eager), as a CUDA graph and as a graph of the compiled network, batches of 125, 250 and 625; then several runs
 at a time, each on its own stream, as the sweep trains them. Beside them the two limits that a step can meet, the best matrix product (TFLOP/s)
 and copy (GB/s), and the kernels that take most of the time. Prints a line a measurement and one JSON object at the end. Without a GPU it
 measures the CPU, eager.
@@ -86,9 +86,11 @@ def _rate(work: object, device: torch.device, seconds: float) -> float:
 
 def kernels(run: RunParams, how: str, count: int = 12) -> str:
     """The GPU kernels of a step that take most of the time, with their shares."""
-    step = started(run, how, sweep.pick_device("auto"))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        training.train_epoch(step)
+    device = sweep.pick_device("auto")
+    with sweep.stream(device):  # a graph is not recorded on the default stream
+        step = started(run, how, device)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            training.train_epoch(step)
     rows = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
     total = sum(row.self_device_time_total for row in rows)
     head = f"{total / STEPS / 1e3:.3f} ms of kernels a step of {run.batch_size} images, {sum(row.count for row in rows) / STEPS:.0f} kernels"

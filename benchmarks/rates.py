@@ -1,6 +1,6 @@
 """python -m benchmarks.rates --photos FOLDER [--scale workstation]: the search behind the batch size and learning rates of a scale.
 
-Short trainings (workstation: half of Table I's images; paper: 6 epochs of 20,000 pairs) on training photographs alone, a share of them held
+Short trainings (`SHORT`) on training photographs alone, a share of them held
 out, so that no photograph of the scale's validation set has a say. One rule for all rows: of each optimiser and loss the rate with the best
 mean PSNR over networks with and without sharpening; the batch size with the best mean over all of its best rates. Writes
 reports/<scale>/tables/rate_search.csv.
@@ -36,6 +36,7 @@ RATES = {  # by scale: of the scale's own batch size
         ("sgd", "l1"): (1e-3, 3e-3, 1e-2),
     },
 }
+SHORT = {"workstation": (2_400, 2), "paper": (20_000, 6)}  # pairs, epochs
 LARGER = {"workstation": [(32, 1e-3), (32, 2e-3)], "paper": [(625, 1e-3), (625, 2e-3)]}  # is a larger batch worth its fewer steps? Adam, MSE
 
 
@@ -68,9 +69,9 @@ def main() -> None:
     parser.add_argument("--scale", default="workstation", choices=RATES)
     arguments = parser.parse_args()
     file = ROOT / "params" / f"{arguments.scale}.yaml"
-    pairs = {"source": "folder", "path": arguments.photos, "validation": 500} | ({"train": 20_000} if arguments.scale == "paper" else {})
+    count, epochs = SHORT[arguments.scale]
+    pairs = {"source": "folder", "path": arguments.photos, "train": count, "validation": 500}
     params = load_params(file, {"scale": f"{arguments.scale}-rates", "pairs": pairs, "evaluation": {"subset": 250}})
-    epochs = 6 if arguments.scale == "paper" else max(1, params.ablation.epochs // 2)
     planned, pair_set = search_runs(params, arguments.scale, epochs), ensure_pairs(params)
     table = tables.collect(planned, train_all("rates", planned, pair_set, params), params)
     tables.save(table.drop(columns="diverged"), "rate_search", load_params(file), list(table["run"]))

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 
 from n2nlib import best, experiments, studies, tables
-from n2nlib.experiments import Planned
 from n2nlib.pairs import PairSet, ensure_pairs
 from n2nlib.params import Params
 from n2nlib.runs import Result, forget_model
@@ -39,8 +38,7 @@ def train_everything(params: Params, slim: bool = False) -> list[Result]:
         of_fine = train_all("fine_tuning", fine, pairs, shared)
         final = experiments.final_run(params, chosen, tables.rounded(tables.collect(fine, of_fine, params)))
         of_final = train_all("fine_tuning", [final], pairs, shared)
-        twin = [Planned({}, final.run.model_copy(update={"target": "clean"}))] if "clean" in pairs.train else []
-        of_twin = train_all("beyond", twin, pairs, shared) if twin else []
+        of_twin = train_all("beyond", experiments.twin(final, pairs), pairs, shared)
         of_studies, read = studied.result()
     everything = [*of_ablation, *of_curves, *of_fine, *of_final, *of_twin, *of_studies]
     if slim:

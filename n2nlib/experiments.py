@@ -136,8 +136,12 @@ def clean_twin(params: Params, pairs: PairSet) -> list[Planned]:
     Raises `UserError` if there is no final model yet.
     """
     about = read_json(params.reports / "model" / "final.json")
-    run = RunParams.model_validate_json(json.dumps(about["parameters"] | {"target": "clean"}))
-    return [Planned(about["setting"], run)] if "clean" in pairs.train else []
+    return twin(Planned(about["setting"], RunParams.model_validate_json(json.dumps(about["parameters"]))), pairs)
+
+
+def twin(final: Planned, pairs: PairSet) -> list[Planned]:
+    """`final` with clean targets, if the pair set has clean training images."""
+    return [Planned(final.row, final.run.model_copy(update={"target": "clean"}))] if "clean" in pairs.train else []
 
 
 def save_model(name: str, planned: Planned, result: Result, params: Params, metrics: dict[str, float], flips: bool = False) -> dict:
