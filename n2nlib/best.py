@@ -11,7 +11,7 @@ from n2nlib.model import Denoiser
 from n2nlib.pairs import PairSet
 from n2nlib.params import Params
 from n2nlib.runs import Result
-from n2nlib.studies import COLUMNS, best_variant, network, variants
+from n2nlib.studies import COLUMNS, best_variant, network, of_variant, variants
 
 FLIPS = "the four flips averaged at prediction"
 
@@ -19,12 +19,11 @@ FLIPS = "the four flips averaged at prediction"
 def flipped(planned: list[Planned], results: list[Result], params: Params, pairs: PairSet, recipe: str) -> pd.DataFrame:
     """The study of flips at prediction, on the networks of one recipe: as they are, and with the four flips averaged."""
     rows = []
-    for one, result in zip(planned, results, strict=True):
-        if (one.row["study"], one.row["variant"]) == ("recipe", recipe):
-            about = {name: result.about[name] for name in ("images", "run")}
-            for variant, with_flips in (("one prediction", False), (FLIPS, True)):
-                row = {"study": "prediction", "variant": variant, "seed": one.row["seed"]}
-                rows.append(row | evaluate(result, params, pairs, with_flips) | about)
+    for one, result in of_variant(planned, results, "recipe", recipe):
+        about = {name: result.about[name] for name in ("images", "run")}
+        for variant, with_flips in (("one prediction", False), (FLIPS, True)):
+            row = {"study": "prediction", "variant": variant, "seed": one.row["seed"]}
+            rows.append(row | evaluate(result, params, pairs, with_flips) | about)
     return pd.DataFrame(rows)[COLUMNS]
 
 
@@ -32,8 +31,7 @@ def evaluate(result: Result, params: Params, pairs: PairSet, flips: bool) -> dic
     """The four PSNR columns, psnr_hvs_m (dB) and ssim of a run's network, with or without flips at prediction."""
     clean = pairs.validation["clean"].numpy()
     denoised = Denoiser(Denoiser.load(result.model).network, flips).predict(pairs.validation["noisy_1"].numpy())
-    measured = {"psnr_hvs_m": float(measures.psnr_hvs_m(denoised, clean).mean()), "ssim": float(measures.ssim(denoised, clean).mean())}
-    return summarize(mse_per_image(denoised, clean), params.evaluation, params.seed) | measured
+    return summarize(mse_per_image(denoised, clean), params.evaluation, params.seed) | measures.perceptual(denoised, clean)
 
 
 def best_run(params: Params, table: pd.DataFrame) -> tuple[Planned, bool]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from n2nlib import statistics
+from n2nlib import statistics, tables
+from n2nlib.experiments import ABLATION
 from n2nlib.statistics import Effect
 
 MARGIN = 0.12  # dB, the paper's typical evaluation spread: a smaller difference is none in its own terms
@@ -135,15 +136,15 @@ def _single(a: pd.DataFrame, b: pd.DataFrame) -> Effect | None:
 
 
 def _best_against_baseline(results: Results) -> Effect | None:
-    is_baseline = _rows(results.table1, BASELINE)
-    others = results.table1[~is_baseline].sort_values("psnr_mean", ascending=False)
-    return _single(others.head(1), results.table1[is_baseline])
+    table = tables.means(results.table1, ABLATION)
+    is_baseline = _rows(table, BASELINE)
+    return _single(table[~is_baseline].nsmallest(1, "rank"), table[is_baseline])
 
 
 def _optimal_network(results: Results) -> Effect | None:
-    is_network = _rows(results.table1, NETWORK)
-    others = results.table1[~is_network].sort_values("psnr_mean", ascending=False)
-    return _single(results.table1[is_network], others.head(1))
+    table = tables.means(results.table1, ABLATION)
+    is_network = _rows(table, NETWORK)
+    return _single(table[is_network], table[~is_network].nsmallest(1, "rank"))
 
 
 def _curve(results: Results, setting: dict[str, object], share: tuple[float, float]) -> pd.DataFrame:
@@ -234,17 +235,21 @@ def weigh(ours: Results, published: Results, comparable: bool) -> pd.DataFrame:
     return pd.DataFrame([*rows, _final(ours, published, comparable)])
 
 
-def without_dead(weighed: pd.DataFrame, ours: Results, published: Results, dead: pd.Series, comparable: bool) -> str:
-    """Which verdicts of `weighed` change without the runs of Table I whose output died (bool, a value a row), in a sentence; "" where none died.
+def without_dead(ours: Results, dead: pd.Series) -> Results:
+    """`ours` without the runs of Table I whose output died (bool, a value a row); as it is where all did.
 
     Such a run is some 15 dB below its partner: one or two widen an interval beyond use, and give "mixed" results their rarer sign.
     """
-    if not dead.any() or dead.all():
+    return ours if dead.all() else replace(ours, table1=ours.table1[~dead.to_numpy()])
+
+
+def changes(weighed: pd.DataFrame, alive: pd.DataFrame, dead: int) -> str:
+    """Which verdicts of `weighed` are others in `alive`, the same without the `dead` runs of Table I, in a sentence; "" where none died."""
+    if not dead:
         return ""
-    alive = weigh(replace(ours, table1=ours.table1[~dead.to_numpy()]), published, comparable)
     both = weighed.merge(alive[["claim", "verdict"]], on="claim", suffixes=("", "_alive"))
     changed = both[both["verdict"] != both["verdict_alive"]]
-    runs = f"Without the {dead.sum()} run{'s' if dead.sum() > 1 else ''} of Table I whose output died"
+    runs = f"Without the {dead} run{'s' if dead > 1 else ''} of Table I whose output died"
     if changed.empty:
         return f"{runs} no verdict changes."
     listed = "; ".join(f"{row.claim.replace('_', ' ')}: {row.verdict_alive} instead of {row.verdict}" for row in changed.itertuples())

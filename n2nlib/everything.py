@@ -58,5 +58,5 @@ def _studies(params: Params, shared: Params, pairs: PairSet, sets: dict[str, Pai
     table = pd.concat([table, best.flipped(planned, results, params, pairs, recipe)], ignore_index=True)
     best_run, _ = best.best_run(params, table)
     of_best = train_all("beyond", [best_run], pairs, shared)
-    read = [result for one, result in zip(planned, results, strict=True) if (one.row["study"], one.row["variant"]) == ("recipe", recipe)]
+    read = [result for _, result in studies.of_variant(planned, results, "recipe", recipe)]
     return [*results, *of_best], [*read, *of_best]

@@ -70,8 +70,8 @@ def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure
     """The noise's mean by grey level with 95 % intervals, and its spread by local contrast (frames of `noise`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.1))
     left.axhline(0, color="black", linewidth=0.8)
-    left.errorbar(by_level["level"], by_level["mean"], yerr=1.96 * by_level["error"], fmt="o", color="C0")
-    left.set(xlabel="clean grey level", ylabel="mean of the noise (grey levels)", title="Mean at each grey level, 95 % interval")
+    left.errorbar(by_level["level"], by_level["mean"], yerr=statistics.REACH * by_level["error"], fmt="o", color="C0")
+    left.set(xlabel="clean grey level", ylabel="mean of the noise (grey levels)", title=f"Mean at each grey level, {statistics.PERCENT} interval")
     right.plot(by_contrast["contrast"], by_contrast["std"], "o-", color="C0")
     right.set(
         xlabel="local contrast of the clean image (grey levels)", ylabel="std of the noise (grey levels)", ylim=(0, None), title="Spread by local contrast"
@@ -148,7 +148,7 @@ def effects(rows: pd.DataFrame) -> Figure:
         heights = [len(names) - 1 - names.index(what) + 0.2 * (1 - number) for what in part["what"]]
         reach = [part["mean"] - part["low"], part["high"] - part["mean"]]
         axis.errorbar(part["mean"], heights, xerr=np.nan_to_num(np.array(reach)), fmt="osD"[number], color=f"C{number}", label=source)
-    axis.set(xlabel="difference (dB), 95 % interval over pairs of runs")
+    axis.set(xlabel=f"difference (dB), {statistics.PERCENT} interval over pairs of runs")
     axis.set_yticks(range(len(names)), names[::-1])
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     return figure
@@ -209,7 +209,7 @@ def studies(effects: pd.DataFrame) -> Figure:
     for height, row in zip(heights, effects.itertuples(), strict=True):
         interval = f" [{statistics.signed(row.low)}, {statistics.signed(row.high)}]" if row.pairs > 1 else ""
         axis.annotate(f"{statistics.signed(row.mean)}{interval}", (1.01, height), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
-    axis.set(xlabel="difference (dB), 95 % interval over seeds", ylim=(-0.7, len(effects) - 0.3))
+    axis.set(xlabel=f"difference (dB), {statistics.PERCENT} interval over seeds", ylim=(-0.7, len(effects) - 0.3))
     axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=7.5)
     return figure
 

@@ -39,6 +39,11 @@ def ssim(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def perceptual(images: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """psnr_hvs_m (dB) and ssim, each the mean over images."""
+    return {"psnr_hvs_m": float(psnr_hvs_m(images, clean).mean()), "ssim": float(ssim(images, clean).mean())}
+
+
 def _batches(images: np.ndarray, clean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(images[start : start + BATCH], clean[start : start + BATCH]) for start in range(0, len(images), BATCH)]
 

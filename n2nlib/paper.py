@@ -53,14 +53,13 @@ def facts(params: Params) -> dict[str, object]:
     costs = tables.load("network_costs", params).query("width == @params.model.width").set_index("arch")
     candidates, curves = tables.load("table2_candidates", params), tables.load("curves", params)
     training, options = params.training, params.ablation
-    table1, dead = tables.load("table1_ablation", params), tables.load("measures_ablation", params)["dead_channels"] > 0
-    ours = claims.Results(table1, tables.load("table3_fine_tuning", params), curves, candidates, tables.final_psnr(params))
-    theirs = claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR)
-    own = claims.on_its_own_tables(theirs)
+    weighed, alive = tables.load("claims", params), tables.load("claims_without_dead", params)
+    dead = int((tables.load("measures_ablation", params)["dead_channels"] > 0).sum())
+    own = claims.on_its_own_tables(claims.Results(published.table1(), published.table3(), final_psnr=published.FINAL_PSNR))
     return {
         "metrics": read_json(params.reports / "metrics.json"),
         "best": read_json(params.reports / "model" / "best.json"),
-        "clean_twin": next((float(value) for name, value in references.items() if "clean targets" in name), None),
+        "clean_twin": float(references[tables.TWIN]) if tables.TWIN in references else None,
         "size": params.pairs.size,
         "block": params.pairs.block,
         "source": params.pairs.source,
@@ -88,7 +87,7 @@ def facts(params: Params) -> dict[str, object]:
         "peak": int(PEAK),
         "confidence": round(100 * statistics.CONFIDENCE),
         "chosen": int(experiments.choose_candidate(curves, candidates, params.fine_tuning.epochs)["candidate"]),
-        "without_dead": claims.without_dead(tables.load("claims", params), ours, theirs, dead, published.is_published_experiment(params)),
+        "without_dead": claims.changes(weighed, alive, dead),
         "own_tables": {"tested": len(own), "not_carried": [name.replace("_", " ") for name, verdict in own.items() if verdict != claims.REPRODUCED]},
         "beyond": {"seeds": len(params.beyond.seeds), "images": params.beyond.epochs * card["counts"]["train"]},
         "hash": params.hash,

@@ -182,7 +182,7 @@ def _makespan(costs: list[float], workers: int) -> float:
 def print_plan() -> None:
     params = load_params()
     stages, workers = make_plan(params)
-    print(f"Scale {params.scale}, {workers} {'process' if workers == 1 else 'processes'}.\n")
+    print(f"Scale {params.scale}, {workers} {'run' if workers == 1 else 'runs'} at a time.\n")
     print(f"{'stage':<13}{'runs':>9}{'images':>12}{'time':>14}  why")
     for stage in stages:
         trained = f"{len(stage.missing)}/{stage.of}" if stage.of and stage.reasons else ""

@@ -11,6 +11,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95  # of every interval
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+PERCENT = f"{100 * CONFIDENCE:.0f} %"
+REACH = float(stats.norm.ppf(TAILS[1]))  # of a normal interval, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def interaction(table: pd.DataFrame, factor: tuple[str, object, object], other: 
 
 def of_evaluation(mean: float, spread: float) -> Effect:
     """A difference (dB) of two single runs: its only interval is that of the evaluation, normal with its `spread`."""
-    reach = float(stats.norm.ppf(TAILS[1])) * spread
+    reach = REACH * spread
     return Effect(mean, float("nan"), mean - reach, mean + reach, 1, 1, mean, mean, spread)
 
 
@@ -186,7 +188,7 @@ def sentences(effects: pd.DataFrame) -> list[str]:
         parts = []
         for row in rows.itertuples():
             verdict = "better" if row.low > 0 else "worse" if row.high < 0 else "no difference established"
-            interval = f"95 % [{signed(row.low)}, {signed(row.high)}], {row.same_sign} of {row.pairs} pairs agree"
+            interval = f"{PERCENT} [{signed(row.low)}, {signed(row.high)}], {row.same_sign} of {row.pairs} pairs agree"
             if row.pairs == 1:
                 verdict, interval = "one pair, so no interval", "no verdict"
             error = f" ± {row.standard_error:.2f}" if row.pairs > 1 else ""

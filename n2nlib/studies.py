@@ -135,6 +135,11 @@ def size_runs(params: Params) -> list[Planned]:
     ]
 
 
+def of_variant(planned: list[Planned], results: list[Result], study: str, variant: str) -> list[tuple[Planned, Result]]:
+    """A study's variant: each of its runs with its result."""
+    return [(one, result) for one, result in zip(planned, results, strict=True) if (one.row["study"], one.row["variant"]) == (study, variant)]
+
+
 def collect(planned: list[Planned], results: list[Result], params: Params) -> pd.DataFrame:
     """A row a run of each study (`COLUMNS`; PSNR in dB)."""
     rows = []

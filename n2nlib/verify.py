@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from n2nlib import statistics
 from n2nlib.files import ROOT, UserError
 from n2nlib.tables import COLUMNS
 
-Z = 1.96 * np.sqrt(2)  # 95 % for the difference of two results with the same spread
+Z = statistics.REACH * np.sqrt(2)  # for the difference of two results with the same spread
 ROUNDING = 1e-4  # tables hold four decimals
 SPREAD_OF_SPREAD = Z / np.sqrt(2 * 99)  # relative, of a standard deviation over the 100 subsets of the protocol
 MEASURED = {"psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim", "train_loss", "published", "ours", "ci_low", "ci_high", "verdict"}
