@@ -86,7 +86,7 @@ def table1_alone(scale: str, root: Path = ROOT) -> str:
     ahead = [f"{one.what} in {one.same_sign if one.mean > 0 else one.pairs - one.same_sign} of {one.pairs}" for one in effects.itertuples()]
     return (
         f"{TABLE1_ALONE[scale]}: the best setting, {_setting(best)}, reaches {best['psnr_mean']:.2f} dB, and "
-        f"{int((table['psnr_full'] > classical_db).sum())} of {len(table)} runs beat the {classical} ({classical_db:.2f} dB).{apart} "
+        f"{int((table['psnr_full'] > classical_db).sum())} of {len(table)} runs beat the {classical} at {classical_db:.2f} dB.{apart} "
         f"Pairs of settings with a gain: {', '.join(ahead)} "
         f"([Table I](reports/{scale}/tables/table1_ablation.md), [its figure](reports/{scale}/figures/ablation.png))."
     )

@@ -124,7 +124,7 @@ def test_readme_tells_of_a_published_table1_that_stands_alone(tmp_path: Path) ->
     ours.assign(psnr_full=ours["psnr_mean"]).to_csv(tables / "table1_ablation.csv", index=False)
     pd.DataFrame({"method": ["noisy input", "blur"], "psnr_full": [20.0, 23.6]}).to_csv(tables / "baselines.csv", index=False)
     text = table1_alone("paper", tmp_path)
-    assert "Upsample MSE Adam sharp, reaches 23.76 dB, and 4 of 32 runs beat the blur (23.60 dB)" in text
+    assert "Upsample MSE Adam sharp, reaches 23.76 dB, and 4 of 32 runs beat the blur at 23.60 dB" in text
     assert "MSE − L1 in 14 of 16, Adam − SGD in 11 of 16, crops in 5 of 16" in text
     assert "seeds" not in text
     one = ours.assign(psnr_full=ours["psnr_mean"])
