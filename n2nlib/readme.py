@@ -82,6 +82,11 @@ def table1_alone(scale: str, root: Path = ROOT) -> str:
     if "seed_std" in settings:
         typical, most = settings["seed_std"].quantile([0.5, 0.9])
         apart = f" Between seeds a setting spreads by {typical:.2f} dB (median of the {len(settings)}; {most:.2f} dB for nine in ten)."
+    original = root / "reports" / scale.removesuffix("-seeds") / "tables" / "table1_ablation.csv"
+    if original != path and original.is_file():
+        both = table.merge(pd.read_csv(original), on=[*ABLATION, "seed"], suffixes=("", "_original"))
+        gap = (both["psnr_full"] - both["psnr_full_original"]).abs()
+        apart += f" The same run on the two machines differs by {gap.median():.3f} dB (median of {len(gap)}), and by {gap.max():.2f} dB at most."
     effects = statistics.table1_effects(table, published.table1()).query("source == 'ours'")
     ahead = [f"{one.what} in {one.same_sign if one.mean > 0 else one.pairs - one.same_sign} of {one.pairs}" for one in effects.itertuples()]
     return (
