@@ -89,7 +89,11 @@ def facts(params: Params) -> dict[str, object]:
         "chosen": int(experiments.choose_candidate(curves, candidates, params.fine_tuning.epochs)["candidate"]),
         "without_dead": claims.changes(weighed, alive, dead),
         "own_tables": {"tested": len(own), "not_carried": [name.replace("_", " ") for name, verdict in own.items() if verdict != claims.REPRODUCED]},
-        "beyond": {"seeds": len(params.beyond.seeds), "images": params.beyond.epochs * card["counts"]["train"]},
+        "beyond": {
+            "seeds": len(params.beyond.seeds),
+            "images": params.beyond.epochs * card["counts"]["train"],
+            "size_images": params.beyond.sizes.epochs * params.beyond.sizes.train,
+        },
         "hash": params.hash,
         "commit": tables.commit(),
         "command": f"make paper SCALE={params.scale}" + (" PHOTOS=<folder>" if params.pairs.source == "folder" else ""),

@@ -19,10 +19,7 @@ SCALES = {
     "workstation": "the published network on ImageNet photographs, two CPU cores",
     "laptop": "a small network on eight bundled photographs, two CPU cores, ten minutes",
 }
-TABLE1_ALONE = {  # what has no more than notebooks 1 to 3
-    "workstation-seeds": "Table I of scale workstation once more, with two seeds and on a slower machine",
-    "paper": "At the published scale (50,000 pairs, 20 epochs, one GPU) Table I alone has been trained so far",
-}
+TABLE1_ALONE = {"paper": "At the published scale (50,000 pairs, 20 epochs, one GPU) Table I alone has been trained so far"}  # no more than notebooks 1 to 3
 BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
@@ -62,7 +59,7 @@ def results(scale: str, root: Path = ROOT) -> str:
     note = (
         f"Of {len(claims)} claims of the report: {verdicts} ([claims.csv](reports/{scale}/tables/claims.csv), "
         f"[the paper](reports/{scale}/paper.pdf)). {count} of the {len(table1)} runs of Table I end below their noisy input at this scale. "
-        f"Validation photographs are none of the training ones. {changed}"
+        f"{_seed_spread(settings)}Validation photographs are none of the training ones. {changed}"
     )
     more = [line for text in (table1_alone(other, root) for other in TABLE1_ALONE) if text for line in (text, "")]
     return "\n".join([*lines, "", note, "", *more, f"![Fig. 1: noisy input, networks, clean image](reports/{scale}/figures/fig1_examples.png)"])
@@ -78,23 +75,22 @@ def table1_alone(scale: str, root: Path = ROOT) -> str:
     classical, classical_db = best_classical(baselines)
     settings = tables.means(table, ABLATION)
     best = settings.loc[settings["psnr_mean"].idxmax()]
-    apart = ""
-    if "seed_std" in settings:
-        typical, most = settings["seed_std"].quantile([0.5, 0.9])
-        apart = f" Between seeds a setting spreads by {typical:.2f} dB (median of the {len(settings)}; {most:.2f} dB for nine in ten)."
-    original = root / "reports" / scale.removesuffix("-seeds") / "tables" / "table1_ablation.csv"
-    if original != path and original.is_file():
-        both = table.merge(pd.read_csv(original), on=[*ABLATION, "seed"], suffixes=("", "_original"))
-        gap = (both["psnr_full"] - both["psnr_full_original"]).abs()
-        apart += f" The same run on the two machines differs by {gap.median():.3f} dB (median of {len(gap)}), and by {gap.max():.2f} dB at most."
     effects = statistics.table1_effects(table, published.table1()).query("source == 'ours'")
     ahead = [f"{one.what} in {one.same_sign if one.mean > 0 else one.pairs - one.same_sign} of {one.pairs}" for one in effects.itertuples()]
     return (
         f"{TABLE1_ALONE[scale]}: the best setting, {_setting(best)}, reaches {best['psnr_mean']:.2f} dB, and "
-        f"{int((table['psnr_full'] > classical_db).sum())} of {len(table)} runs beat the {classical} at {classical_db:.2f} dB.{apart} "
+        f"{int((table['psnr_full'] > classical_db).sum())} of {len(table)} runs beat the {classical} at {classical_db:.2f} dB. {_seed_spread(settings)}"
         f"Pairs of settings with a gain: {', '.join(ahead)} "
         f"([Table I](reports/{scale}/tables/table1_ablation.md), [its figure](reports/{scale}/figures/ablation.png))."
     )
+
+
+def _seed_spread(settings: pd.DataFrame) -> str:
+    """How far a setting's seeds are apart, in a sentence; "" where there is one seed."""
+    if "seed_std" not in settings:
+        return ""
+    typical, most = settings["seed_std"].quantile([0.5, 0.9])
+    return f"Between seeds a setting spreads by {typical:.2f} dB (median of the {len(settings)}; {most:.2f} dB for nine in ten). "
 
 
 def _setting(row: pd.Series) -> str:
