@@ -41,6 +41,12 @@ def test_the_spread_of_seeds_widens_the_tolerance() -> None:
     assert len(compare("t", several, changed).different) == 4
 
 
+def test_a_setting_that_died_at_one_seed_does_not_let_all_others_pass() -> None:
+    alive = pd.concat([_table(loss=loss).head(1) for loss in ("mse", "l1", "huber")])
+    seeds = pd.concat([alive, alive.assign(seed=1, psnr_mean=[8.0, 23.1, 23.1])])
+    assert len(compare("t", seeds, seeds.assign(psnr_mean=seeds["psnr_mean"] + 1)).different) == len(seeds)
+
+
 def test_a_verdict_that_flips_differs() -> None:
     claim = pd.DataFrame([{"claim": "c", "statement": "s", "published": 1.0, "ours": 0.5, "ci_low": 0.1, "ci_high": 0.9, "verdict": "reproduced"}])
     assert compare("claims", claim, claim.assign(ours=0.8)).within == 1
