@@ -59,10 +59,19 @@ def interaction(table: pd.DataFrame, factor: tuple[str, object, object], other: 
     return _summarize(both["a"] - both["b"], table["psnr_std"].to_numpy(np.float64))
 
 
-def of_evaluation(mean: float, spread: float) -> Effect:
-    """A difference (dB) of two single runs: its only interval is that of the evaluation, normal with its `spread`."""
+def of_spread(mean: float, spread: float) -> Effect:
+    """A difference (dB) of two settings whose `spread` is known from elsewhere (the evaluation, other settings' seeds): a normal interval."""
     reach = REACH * spread
     return Effect(mean, float("nan"), mean - reach, mean + reach, 1, 1, mean, mean, spread)
+
+
+def seed_spread(stds: pd.Series, seeds: int) -> float:
+    """Standard deviation (dB) between seeds, from that of each setting over its `seeds` (nan: a single one); 0 where nothing is known.
+
+    The median of the settings, over what it is for normal values of unit spread: a setting whose output died at one seed would carry any mean.
+    """
+    typical = stds.median()
+    return 0.0 if np.isnan(typical) else float(typical / np.sqrt(stats.chi2.median(seeds - 1) / (seeds - 1)))
 
 
 def _over_seeds(values: pd.Series) -> pd.Series:

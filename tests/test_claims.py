@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -60,6 +61,23 @@ def test_the_papers_own_tables_under_the_same_rules() -> None:
     assert own["adam_better"] == INCONCLUSIVE
     assert own["crops_mixed"] == REPRODUCED
     assert "adam_faster" not in own  # Fig. 2 is no table
+
+
+def test_several_seeds_widen_the_interval_of_single_settings() -> None:
+    table1 = published.table1()
+    rng = np.random.default_rng(0)
+    seeds = pd.concat([table1.assign(seed=seed, psnr_mean=table1["psnr_mean"] + rng.normal(0, 0.3, len(table1))) for seed in range(40)])
+
+    def weighed(table1: pd.DataFrame) -> pd.Series:
+        results = claims.Results(table1, published.table3())
+        return claims.weigh(results, results, comparable=False).set_index("claim").loc["better_than_original"]
+
+    one, many, two = weighed(table1.assign(seed=0)), weighed(seeds), weighed(seeds[seeds["seed"] < 2])
+    half = {name: (row["ci_high"] - row["ci_low"]) / 2 / 1.96 for name, row in {"one": one, "many": many, "two": two}.items()}
+    evaluation = math.hypot(0.14, 0.11)  # of the baseline and of the best: MSE, Adam, sharpening, Upsample
+    assert half["one"] == pytest.approx(evaluation, abs=1e-3)
+    assert half["many"] == pytest.approx(math.hypot(evaluation, 0.3 * math.sqrt(2 / 40)), rel=0.05)
+    assert half["two"] > 1.2 * half["many"]
 
 
 def test_every_claim_has_a_row_and_nothing_is_measured_from_nothing() -> None:

@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from n2nlib import measures, published
 from n2nlib.evaluation import mse_per_image, psnr, psnr_full, psnr_per_image, subset_psnr
 from n2nlib.sections import Evaluation
-from n2nlib.statistics import effect, interaction, table1_effects
+from n2nlib.statistics import effect, interaction, seed_spread, table1_effects
 
 images = hnp.arrays(np.uint8, (3, 3, 8, 8))
 
@@ -132,3 +132,11 @@ def test_a_blur_is_less_sharp_and_noise_sharper() -> None:
     assert energy[0] == pytest.approx(by_hand)
     assert measures.gradient_energy(clean / 2) == pytest.approx(energy / 4)
     assert (measures.gradient_energy(gaussian_filter(clean, (0, 0, 1, 1))) < energy / 2).all()
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seed_spread_is_that_of_normal_seeds_and_deaf_to_a_dead_one(seeds: int) -> None:
+    psnr = np.random.default_rng(0).normal(23, 0.3, (2000, seeds))
+    psnr[0, 0] = 7.0
+    assert seed_spread(pd.Series(psnr.std(axis=1, ddof=1)), seeds) == pytest.approx(0.3, rel=0.05)
+    assert seed_spread(pd.Series([np.nan, np.nan]), seeds) == 0
