@@ -119,11 +119,10 @@ def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float)
             axis.errorbar(
                 shown["psnr_mean"], heights[~far], xerr=shown["psnr_std"], fmt="os"[number], color=f"C{number}", label=tables.ARCH[arch], ms=3.5, lw=0.8
             )
-            for value, height in zip(group["psnr_mean"][far], heights[far], strict=True):
+            for height, values in group["psnr_mean"][far].groupby(heights[far]):  # of several seeds
                 axis.plot(edge, height, marker="<", color=f"C{number}", ms=4, clip_on=False)
-                axis.annotate(
-                    f"{value:.1f} dB", (edge, height), (5 + 30 * number, 0), textcoords="offset points", va="center", fontsize=6.5, color=f"C{number}"
-                )
+                text = ", ".join(f"{value:.1f}" for value in values) + " dB"
+                axis.annotate(text, (edge, height), (5 + 30 * number, 0), textcoords="offset points", va="center", fontsize=6.5, color=f"C{number}")
         axis.set(xlabel="PSNR (dB, global)", title=title)
         axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])
     if (table["psnr_mean"] < fence).any():
