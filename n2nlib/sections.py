@@ -176,7 +176,7 @@ class Beyond(Section):
     learning_rate: Positive  # Adam, MSE
     crops: Annotated[tuple[Annotated[tuple[CropScale, ...], _LISTED], ...], AfterValidator(_distinct)]  # of each variant one crop an image for each scale
     sigma_n: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]  # where shared and independent noise are compared
-    averaging: Fraction  # decay of the exponential average of the weights, a step
+    averaging: Annotated[Float, Field(ge=0, lt=1)]  # decay of the exponential average of the weights, a step; 0: not tried
     sizes: Sizes
     best_epochs: Count
     best_learning_rate: Positive  # the peak, where the best recipe is one cycle

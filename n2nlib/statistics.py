@@ -178,7 +178,7 @@ def signed(value: float) -> str:
 def one_sentence(effects: pd.DataFrame) -> str:
     """What the intervals of some effects (columns what, mean, low, high, pairs) establish, and what not."""
     if effects.empty:
-        return "Left out: the course's files hold neither photographs nor clean training images."
+        return "Left out at this scale."
     if (effects["pairs"] == 1).all():
         return "One seed: no interval, so no verdict."
     kinds = {

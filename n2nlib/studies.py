@@ -20,8 +20,7 @@ from n2nlib.params import Params
 from n2nlib.runs import Result
 from n2nlib.sections import RunParams
 
-STEPS, ONE_CYCLE = "annealing step", "one cycle"
-RECIPES = (STEPS, ONE_CYCLE, "averaged weights", "one cycle, averaged weights")
+STEPS, ONE_CYCLE, AVERAGED = "annealing step", "one cycle", "averaged weights"
 SHOWN = ["what", "mean", "standard_error", "low", "high", "same_sign", "pairs"]
 COLUMNS = ["study", "variant", "seed", "psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim", "images", "run"]
 
@@ -65,7 +64,7 @@ def variants(params: Params) -> dict[str, dict[str, dict]]:
         },
         "sharpening": {"none": {"tau_sharp": 0.0}, "unsharp masking": {}},
         "crops": {"none": {}} | {crops_name(scales): {"crops": scales, "epochs": options.epochs // len(scales)} for scales in options.crops},
-        "recipe": dict(zip(RECIPES, ({}, one_cycle, averaged, one_cycle | averaged), strict=True)),
+        "recipe": {STEPS: {}, ONE_CYCLE: one_cycle} | ({AVERAGED: averaged, f"{ONE_CYCLE}, {AVERAGED}": one_cycle | averaged} if options.averaging else {}),
     }
     for sigma in options.sigma_n:
         every[f"augmentation noise, sigma {sigma:g}"] = {

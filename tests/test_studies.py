@@ -30,6 +30,17 @@ def test_variants_differ_in_one_thing_and_see_the_same_images(params: Params) ->
     assert (first["targets"].residual, first["targets, as published"].residual) == (True, False)
 
 
+def test_what_is_not_asked_for_is_not_trained(params: Params) -> None:
+    asked = studies.variants(params)
+    assert any(run.run.averaging for run in studies.study_runs(params))
+    fewer = params.model_copy(update={"beyond": params.beyond.model_copy(update={"averaging": 0.0, "sigma_n": (), "crops": ()})})
+    left = studies.variants(fewer)
+    assert list(left["recipe"]) == [studies.STEPS, studies.ONE_CYCLE]
+    assert not any(run.run.averaging for run in studies.study_runs(fewer))
+    assert {study for study in asked if study.startswith("augmentation noise")} == set(asked) - set(left)
+    assert list(left["crops"]) == ["none"]
+
+
 def test_the_courses_files_have_no_sizes_no_fresh_noise_and_no_clean_targets(
     params: Params, pair_set: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
