@@ -110,7 +110,7 @@ def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float)
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True)
     low, high = table["psnr_mean"].quantile([0.25, 0.75])
     fence = low - 3 * (high - low)
-    edge = min(noisy_db, table.loc[table["psnr_mean"] >= fence, "psnr_mean"].min()) - 0.5
+    edge = min(noisy_db, table.loc[table["psnr_mean"] >= fence, "psnr_mean"].min()) - 1  # room for those values
     for axis, frame, title in ((axes[0], table, "ours"), (axes[1], published, "published")):
         for number, (arch, group) in enumerate(frame.groupby("arch")):
             heights = np.array([place[tuple(setting)] + (0.15 if number else -0.15) for setting in group[keys].to_numpy().tolist()])
@@ -122,7 +122,7 @@ def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float)
             for height, values in group["psnr_mean"][far].groupby(heights[far]):  # of several seeds
                 axis.plot(edge, height, marker="<", color=f"C{number}", ms=4, clip_on=False)
                 text = ", ".join(f"{value:.1f}" for value in values) + " dB"
-                axis.annotate(text, (edge, height), (5 + 30 * number, 0), textcoords="offset points", va="center", fontsize=6.5, color=f"C{number}")
+                axis.annotate(text, (edge, height), (5, 0), textcoords="offset points", va=("top", "bottom")[number], fontsize=6.5, color=f"C{number}")
         axis.set(xlabel="PSNR (dB, global)", title=title)
         axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])
     if (table["psnr_mean"] < fence).any():

@@ -175,7 +175,7 @@ class Beyond(Section):
     epochs: Count  # of every run but those of the sizes and the best model; with several crops an image fewer, for the same images
     learning_rate: Positive  # Adam, MSE
     crops: Annotated[tuple[Annotated[tuple[CropScale, ...], _LISTED], ...], AfterValidator(_distinct)]  # of each variant one crop an image for each scale
-    sigma_n: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]  # where shared and independent noise are compared
+    sigma_n: Annotated[tuple[Positive, ...], AfterValidator(_distinct)]  # where shared and independent noise are compared
     averaging: Annotated[Float, Field(ge=0, lt=1)]  # decay of the exponential average of the weights, a step; 0: not tried
     sizes: Sizes
     best_epochs: Count
