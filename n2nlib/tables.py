@@ -195,6 +195,13 @@ def render_table3(table3: pd.DataFrame) -> pd.DataFrame:
     return wide.rename(columns={"sigma_n": "σ_n", "tau_sharp": "τ_sharp", "lr0": "lr₀"})
 
 
+def shared_by(rows: pd.DataFrame) -> str:
+    """What all of some runs of Table I have in common, "all Upsample, L1, SGD"; "nothing in common" where that is so."""
+    names = {"arch": ARCH, "loss": LOSS, "optimizer": OPTIMIZER}
+    shared = [words[rows[key].iloc[0]] for key, words in names.items() if rows[key].nunique() == 1]
+    return f"all {', '.join(shared)}" if shared else "nothing in common"
+
+
 def candidate_labels(candidates: pd.DataFrame) -> list[str]:
     """ "1: Upsample, MSE, Adam, sharp" for each row of Table II."""
     labels = []

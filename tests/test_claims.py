@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from n2nlib import claims, published
+from n2nlib import claims, published, tables
 from n2nlib.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTED, REPRODUCED
 from n2nlib.statistics import Effect
 
@@ -118,3 +118,9 @@ def test_the_best_setting_is_the_best_over_seeds_not_the_luckiest_run() -> None:
     for table in (claims.weigh(results, one, comparable=False).set_index("claim") for results in (both, one)):
         assert table.loc["better_than_original", "ours"] == pytest.approx(table.loc["better_than_original", "published"])
         assert table.loc["optimal_network", "ours"] == pytest.approx(table.loc["optimal_network", "published"])
+
+
+def test_what_dead_runs_share() -> None:
+    table1 = published.table1()
+    assert tables.shared_by(table1.query("loss == 'l1' and arch == 'tconv'")) == "all TConv, L1"
+    assert tables.shared_by(table1) == "nothing in common"
