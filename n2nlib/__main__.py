@@ -8,17 +8,27 @@ import shutil
 import sys
 from pathlib import Path
 
+from n2nlib.denoiser import denoise_file
+from n2nlib.experiments.pipeline import train_everything
 from n2nlib.files import ROOT, UserError, relative
+from n2nlib.pairs.noise import assumptions, verdict
+from n2nlib.pairs.pair_set import load_pairs
 from n2nlib.params import load_params
+from n2nlib.report.notebooks import run_notebook
+from n2nlib.report.plan import print_plan
+from n2nlib.report.readme import write_readme
+from n2nlib.report.typeset import write_paper
+from n2nlib.report.verify import print_verification
 
 
 def _check(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.file)
-    print(f"{relative(Path(arguments.file).resolve()) if arguments.file else 'params.yaml'}: valid, scale {params.scale}")
+    print(
+        f"{relative(Path(arguments.file).resolve()) if arguments.file else 'params.yaml'}: valid, scale {params.scale}"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from n2nlib.report import run_notebook
 
     run_notebook(arguments.notebook)
 
@@ -36,7 +46,10 @@ def _scale(arguments: argparse.Namespace) -> None:
         yaml = YAML()  # keeps the comments
         yaml.width = 200
         tree = yaml.load(path)
-        tree["pairs"]["source"], tree["pairs"]["path"] = "folder", relative(Path(os.path.abspath(Path(arguments.photos).expanduser())))
+        tree["pairs"]["source"], tree["pairs"]["path"] = (
+            "folder",
+            relative(Path(os.path.abspath(Path(arguments.photos).expanduser()))),
+        )
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
     else:
@@ -46,24 +59,24 @@ def _scale(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from n2nlib.everything import train_everything
 
     results = train_everything(load_params(), arguments.slim)
-    print(f"all {len(results)} runs of this scale are in data/runs; dvc repro draws its tables and figures from them")
+    print(
+        f"all {len(results)} runs of this scale are in data/runs; dvc repro draws its tables and figures from them"
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from n2nlib.plan import print_plan
 
     print_plan()
 
 
 def _noise(arguments: argparse.Namespace) -> None:
-    from n2nlib.noise import assumptions, verdict
-    from n2nlib.pairs import load_pairs
 
     pairs = load_pairs(Path(arguments.folder).resolve() if arguments.folder else load_params().pairs_folder)
-    train, validation = ({name: tensor.numpy() for name, tensor in split.items()} for split in (pairs.train, pairs.validation))
+    train, validation = (
+        {name: tensor.numpy() for name, tensor in split.items()} for split in (pairs.train, pairs.validation)
+    )
     measured = assumptions(train, validation)
     for one in measured:
         state = "holds" if one.holds else "BROKEN" if one.needed else "differs"
@@ -74,7 +87,6 @@ def _noise(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from n2nlib.verify import print_verification
 
     scale = arguments.scale or load_params().scale
     if not print_verification(scale):
@@ -82,62 +94,94 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _readme(arguments: argparse.Namespace) -> None:
-    from n2nlib.readme import write_readme
 
     write_readme(arguments.check)
 
 
 def _denoise(arguments: argparse.Namespace) -> None:
-    from n2nlib.denoise import denoise_file
 
     denoise_file(Path(arguments.image), Path(arguments.output), arguments.model, arguments.pixelate)
 
 
 def _paper(arguments: argparse.Namespace) -> None:
-    from n2nlib.paper import write_paper
 
     write_paper(load_params())
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction.")
+    top = argparse.ArgumentParser(
+        prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction."
+    )
     commands = top.add_subparsers(dest="command", required=True)
 
-    check = commands.add_parser("check", help="say whether a parameter file is valid, and what is wrong with it")
+    check = commands.add_parser(
+        "check", help="say whether a parameter file is valid, and what is wrong with it"
+    )
     check.add_argument("file", nargs="?", help="default: params.yaml")
     check.set_defaults(do=_check)
 
-    run = commands.add_parser("run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)")
+    run = commands.add_parser(
+        "run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)"
+    )
     run.add_argument("notebook", help="its name, such as 03_ablation")
     run.set_defaults(do=_run)
 
     denoise = commands.add_parser("denoise", help="restore an image file of any size with a trained model")
     denoise.add_argument("image", help="the image file")
     denoise.add_argument("-o", "--output", required=True, help="where to write the restored image")
-    denoise.add_argument("--model", default="final", help="final (default) or best, of the scale of params.yaml, or a .safetensors file")
-    denoise.add_argument("--pixelate", action="store_true", help="the image is a clean photograph: make the noisy input from it first, and say what is gained")
+    denoise.add_argument(
+        "--model",
+        default="final",
+        help="final (default) or best, of the scale of params.yaml, or a .safetensors file",
+    )
+    denoise.add_argument(
+        "--pixelate",
+        action="store_true",
+        help="the image is a clean photograph: make the noisy input from it first, and say what is gained",
+    )
     denoise.set_defaults(do=_denoise)
 
-    paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results of params.yaml's scale")
+    paper = commands.add_parser(
+        "paper", help="typeset reports/<scale>/paper.pdf from the results of params.yaml's scale"
+    )
     paper.set_defaults(do=_paper)
 
-    train = commands.add_parser("train", help="train all runs of this scale without the notebooks, which find them later; what is on disk is kept")
-    train.add_argument("--slim", action="store_true", help="when all are trained, keep only the models that the notebooks read")
+    train = commands.add_parser(
+        "train",
+        help="train all runs of this scale without the notebooks, which find them later; what is on disk is kept",
+    )
+    train.add_argument(
+        "--slim",
+        action="store_true",
+        help="when all are trained, keep only the models that the notebooks read",
+    )
     train.set_defaults(do=_train)
 
-    noise = commands.add_parser("noise", help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not")
+    noise = commands.add_parser(
+        "noise",
+        help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not",
+    )
     noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
     noise.set_defaults(do=_noise)
 
-    verify = commands.add_parser("verify", help="compare a fresh rebuild with the committed results; exit status 1 if any cell differs")
+    verify = commands.add_parser(
+        "verify", help="compare a fresh rebuild with the committed results; exit status 1 if any cell differs"
+    )
     verify.add_argument("--scale", help="default: that of params.yaml")
     verify.set_defaults(do=_verify)
 
     readme = commands.add_parser("readme", help="write README's result table from the results in reports/")
-    readme.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is not that of the results")
+    readme.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit status 1 if the table is not that of the results",
+    )
     readme.set_defaults(do=_readme)
 
-    plan = commands.add_parser("plan", help="say what dvc repro would do: stale stages and why, runs, images, minutes on this machine")
+    plan = commands.add_parser(
+        "plan",
+        help="say what dvc repro would do: stale stages and why, runs, images, minutes on this machine",
+    )
     plan.set_defaults(do=_plan)
 
     scale = commands.add_parser("scale", help="make params.yaml that of a scale")
@@ -155,7 +199,9 @@ def main() -> int:
         print(f"n2n: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("n2n: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "n2n: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr
+        )
         return 130
     return 0
 

@@ -61,8 +61,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def full_disk(path: Path, error: Exception) -> UserError | None:
     """What to tell the user if `error`, met in writing `path`, is that of a full disk; None if it is another."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
-    if getattr(error, "errno", None) in numbers or any(f"os error {number}" in str(error) for number in numbers):
-        return UserError(f"{relative(path)}: no space left on the disk; free some and start again, nothing finished is lost")
+    if getattr(error, "errno", None) in numbers or any(
+        f"os error {number}" in str(error) for number in numbers
+    ):
+        return UserError(
+            f"{relative(path)}: no space left on the disk; free some and start again, nothing finished is lost"
+        )
     return None
 
 
@@ -80,7 +84,9 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{relative(path)}: missing or damaged ({error}); rebuild it first (dvc repro)") from error
+        raise UserError(
+            f"{relative(path)}: missing or damaged ({error}); rebuild it first (dvc repro)"
+        ) from error
 
 
 def digest(value: object) -> str:

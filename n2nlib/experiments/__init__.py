@@ -1,0 +1,1 @@
+"""What is asked, which runs answer it, and what follows."""

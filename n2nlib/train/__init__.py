@@ -1,0 +1,1 @@
+"""Pairs train networks: one run, and many."""
