@@ -1,1 +1,5 @@
-"""Speed, measured: each module prints one JSON object. Ratios within one run are what counts; absolute figures are this machine's."""
+"""Measurements of speed and of training recipes; each module is a command."""
+
+from n2nlib.files import ROOT
+
+RECORDS = ROOT / "benchmarks" / "records"  # what the searches found; their runs are in data/runs

@@ -1,82 +1,144 @@
-"""python -m benchmarks.rates --photos FOLDER [--scale workstation]: the search behind the batch size and learning rates of a scale.
+"""python -m benchmarks.rates [--scale workstation] [--photos FOLDER]: the search behind batch size and rates.
 
-Short trainings (`SHORT`) on training photographs alone, a share of them held
-out, so that no photograph of the scale's validation set has a say. One rule for all rows: of each optimiser and loss the rate with the best
-mean PSNR over networks with and without sharpening; the batch size with the best mean over all of its best rates. Writes
-reports/<scale>/tables/rate_search.csv.
+It trains on four fifths of the training photographs of a scale and evaluates on the rest, so neither
+validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
+and on plain ones (`SETTINGS`), and its score is the worst of them: one rate serves all rows of a table that
+share optimiser and loss. The best rates are then tried over the longest schedule of the scale, and a rate of
+which a single run ends below its noisy input is out. Writes benchmarks/records/rates_<scale>.csv, one row per
+run.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 
-from n2nlib import tables
-from n2nlib.experiments import Planned
-from n2nlib.files import ROOT
-from n2nlib.pairs import ensure_pairs
+from benchmarks import RECORDS
+from n2nlib.experiments import paper_runs, results
+from n2nlib.files import ROOT, replacing
+from n2nlib.pairs.pair_set import PairSet, ensure_pairs
+from n2nlib.pairs.photos import find_photos
 from n2nlib.params import Params, load_params
-from n2nlib.sections import RunParams
-from n2nlib.sweep import train_all
+from n2nlib.train.runs import Planned
+from n2nlib.train.sweep import train_all
 
-KEYS = ["batch_size", "optimizer", "loss", "learning_rate", "sharpen"]
-RATES = {  # by scale: of the scale's own batch size
-    "workstation": {
-        ("adam", "mse"): (5e-4, 1e-3, 2e-3),
-        ("adam", "l1"): (5e-4, 1e-3, 2e-3),
-        ("sgd", "mse"): (1e-6, 3e-6, 1e-5),
-        ("sgd", "l1"): (3e-4, 1e-3, 3e-3),
-    },
-    "paper": {
-        ("adam", "mse"): (3e-4, 1e-3, 2e-3),
-        ("adam", "l1"): (3e-4, 1e-3, 2e-3),
-        ("sgd", "mse"): (3e-6, 1e-5, 3e-5),
-        ("sgd", "l1"): (1e-3, 3e-3, 1e-2),
-    },
+KIND = ["optimizer", "loss"]
+KEYS = ["schedule", "batch_size", *KIND, "learning_rate"]
+SETTINGS = (  # arch, sharpen, crops
+    ("tconv", False, False),
+    ("upsample", True, False),
+    ("tconv", True, True),
+    ("upsample", False, True),
+)
+RATES = {
+    ("adam", "l1"): (2.5e-4, 5e-4, 1e-3, 2e-3),
+    ("adam", "mse"): (2.5e-4, 5e-4, 1e-3, 2e-3),
+    ("sgd", "l1"): (5e-4, 1e-3, 2e-3, 4e-3),
+    ("sgd", "mse"): (1e-6, 2e-6, 4e-6, 8e-6),
 }
-SHORT = {"workstation": (2_400, 2), "paper": (20_000, 6)}  # pairs, epochs
-LARGER = {"workstation": [(32, 1e-3), (32, 2e-3)], "paper": [(625, 1e-3), (625, 2e-3)]}  # is a larger batch worth its fewer steps? Adam, MSE
 
 
-def rows(scale: str, batch_size: int) -> list[tuple]:
-    tried = [(batch_size, optimizer, loss, rate) for (optimizer, loss), rates in RATES[scale].items() for rate in rates]
-    tried += [(batch, "adam", "mse", rate) for batch, rate in LARGER[scale]]
-    return [(*one, sharpen) for one, sharpen in product(tried, (False, True))]
+@dataclass(frozen=True)
+class Search:
+    """Batch sizes tried on short trainings of `train` pairs, and the seeds of short and of long trainings."""
+
+    batches: tuple[int, ...]
+    train: int
+    epochs: int
+    seeds: tuple[int, ...]
+    long_seeds: tuple[int, ...]
+    long_settings: tuple[tuple[str, bool, bool], ...] = SETTINGS
 
 
-def search_runs(params: Params, scale: str, epochs: int) -> list[Planned]:
-    options, common = params.training, {"seed": params.seed, "width": params.model.width, "arch": "upsample", "annealing_steps": 1, "crops": ()}
-    common |= {"sigma_n": options.sigma_n, "flips": options.flips, "shared_noise": options.shared_noise, "precision": options.precision}
+SEARCH = {
+    "laptop": Search((1, 2, 4, 8, 32), 780, 4, (0,), (0, 1, 2)),
+    "workstation": Search((4,), 2400, 2, (0,), (0,), (SETTINGS[1], SETTINGS[3])),
+}
+
+
+def search_pairs(params: Params, train: int) -> PairSet:
+    """Pairs of the training photographs alone, a fifth of which is held out for the evaluation."""
+    folder = ROOT / "data" / "raw" / f"{params.scale}-training-photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, photo in enumerate(find_photos(params).training):
+        link = folder / f"{number:05d}{photo.path.suffix}"
+        if not link.is_symlink():
+            link.symlink_to(photo.path)
+    changes = {"source": "folder", "path": str(folder), "validation_path": None, "validation": 400, "test": 0}
+    changes["train"] = train
+    pairs = params.pairs.model_copy(update=changes)
+    return ensure_pairs(params.model_copy(update={"pairs": pairs, "scale": f"{params.scale}-rates"}))
+
+
+def search_runs(
+    params: Params, schedule: str, epochs: int, tried: list[tuple], seeds: tuple[int, ...], settings: tuple
+) -> list[Planned]:
+    """Runs for each of `tried` (batch size, optimiser, loss, rate), each of `settings` and each seed."""
     planned = []
-    for values in rows(scale, params.training.batch_size):
-        row = dict(zip(KEYS, values, strict=True))
-        changes = {key: value for key, value in row.items() if key != "sharpen"} | {"tau_sharp": options.tau_sharp if row["sharpen"] else 0.0}
-        planned.append(Planned(row, RunParams(**common, epochs=epochs, **changes)))
+    for (batch, optimizer, loss, rate), (arch, sharpen, crops), seed in product(tried, settings, seeds):
+        setting = {"arch": arch, "sharpen": sharpen, "crops": crops, "optimizer": optimizer, "loss": loss}
+        own = {"batch_size": batch, "epochs": max(1, epochs // 2) if crops else epochs}
+        run = paper_runs.run_params(
+            params, setting, seed, learning_rate=rate, annealing_steps=1, validate_every_epoch=False, **own
+        )
+        row = {"schedule": schedule, "batch_size": batch, "learning_rate": rate, "seed": seed}
+        planned.append(Planned(row | setting, run))
     return planned
 
 
-def chosen(table: pd.DataFrame) -> pd.DataFrame:
-    """The rule: for each batch size, optimiser and loss the rate with the best mean over sharpening."""
-    means = table.groupby(KEYS[:-1], as_index=False)["psnr_mean"].mean()
-    return means.loc[means.groupby(KEYS[:-2])["psnr_mean"].idxmax()].reset_index(drop=True)
+def scores(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
+    """For each of KEYS: psnr_full (dB) of the worst and the mean run, and how many runs failed."""
+    groups = table.groupby(KEYS)
+    frame = groups["psnr_full"].agg(worst="min", mean="mean", runs="size")
+    frame["failed"] = groups["psnr_full"].apply(lambda values: int((values < noisy_db).sum()))
+    frame["seconds"] = groups["seconds"].mean()
+    return frame.reset_index()
+
+
+def best(table: pd.DataFrame, count: int) -> list[tuple]:
+    """The `count` best rates of each batch size, optimiser and loss, by their worst run."""
+    ranked = table[table["failed"] == 0].sort_values("worst", ascending=False)
+    chosen = ranked.groupby(["batch_size", *KIND]).head(count)
+    return [tuple(row) for row in chosen[KEYS[1:]].itertuples(index=False)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", required=True, help="folder of training photographs")
-    parser.add_argument("--scale", default="workstation", choices=RATES)
+    parser.add_argument("--scale", default="laptop", choices=SEARCH)
+    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
+    parser.add_argument("--long", type=int, nargs="*", help="batch sizes to try over the longest schedule")
     arguments = parser.parse_args()
-    file = ROOT / "params" / f"{arguments.scale}.yaml"
-    count, epochs = SHORT[arguments.scale]
-    pairs = {"source": "folder", "path": arguments.photos, "train": count, "validation": 500}
-    params = load_params(file, {"scale": f"{arguments.scale}-rates", "pairs": pairs, "evaluation": {"subset": 250}})
-    planned, pair_set = search_runs(params, arguments.scale, epochs), ensure_pairs(params)
-    table = tables.collect(planned, train_all("rates", planned, pair_set, params), params)
-    tables.save(table.drop(columns="diverged"), "rate_search", load_params(file), list(table["run"]))
-    print(f"noisy input: {pair_set.card['noisy_psnr_db']['validation']['global']:.2f} dB")
-    print(chosen(table).to_string(index=False))
+    photos = (
+        {"pairs": {"source": "folder", "path": str(Path(arguments.photos).resolve())}}
+        if arguments.photos
+        else {}
+    )
+    params = load_params(ROOT / "params" / f"{arguments.scale}.yaml", photos)
+    search = SEARCH[arguments.scale]
+    pairs = search_pairs(params, search.train)
+    tried = [
+        (batch, *kind, rate) for batch in search.batches for kind, rates in RATES.items() for rate in rates
+    ]
+    planned = search_runs(params, "short", search.epochs, tried, search.seeds, SETTINGS)
+    table = results.collect(planned, train_all("rates", planned, pairs, params), params)
+    noisy_db = pairs.card["noisy_psnr_db"]["validation"]["global"]
+    if arguments.long:
+        again = [one for one in best(scores(table, noisy_db), 1) if one[0] in arguments.long]
+        images = max(params.curves.epochs, params.fine_tuning.final_epochs) * params.pairs.train
+        long = search.long_seeds, search.long_settings
+        planned = search_runs(params, "long", round(images / search.train), again, *long)
+        found = results.collect(planned, train_all("rates", planned, pairs, params), params)
+        table = pd.concat([table, found], ignore_index=True)
+    columns = [*KEYS, "arch", "sharpen", "crops", "seed", "psnr_full", "dead", "seconds", "images"]
+    path = RECORDS / f"rates_{arguments.scale}.csv"
+    with replacing(path) as temporary:
+        table[columns].round({"psnr_full": 4}).to_csv(temporary, index=False, lineterminator="\n")
+    print(f"noisy input: {noisy_db:.2f} dB")
+    print(scores(table, noisy_db).sort_values(["schedule", *KIND, "worst"]).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""python -m benchmarks.rebuild [--scale laptop]: seconds of a whole `dvc repro` by stage, and the share spent outside training.
+"""python -m benchmarks.rebuild [--scale laptop]: how long a whole `dvc repro` takes, and what takes it.
 
-A copy of the tracked files is rebuilt in a temporary folder, from nothing. Training is counted from the line that says what a sweep will
-train to the line of its last run.
+The working tree without its results is copied to a temporary folder and rebuilt there from nothing. Read
+`seconds`, the same by stage, and `outside_training`, the share of the time in which no sweep trains. A sweep
+counts from the line that says what it will train to the line of its last run.
 """
 
 from __future__ import annotations
@@ -15,16 +16,39 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from n2nlib.files import ROOT
 
 
+def breakdown(lines: Iterable[tuple[float, str]], end: float) -> dict[str, object]:
+    """Seconds of the whole, of each stage and of training.
+
+    `lines` are those of `dvc repro`, each with the seconds after which it came; `end` is when it ended.
+    """
+    starts: dict[str, float] = {}
+    training, sweep_start = 0.0, None
+    for now, line in lines:
+        if found := re.match(r"Running stage '(\w+)'", line):
+            starts[found[1]] = now
+        elif re.search(r"; \d+ to train \(", line):
+            sweep_start = now
+        elif sweep_start is not None and re.match(r"\[(\d+)/\1\]", line):
+            training, sweep_start = training + now - sweep_start, None
+    ends = [*starts.values(), end][1:]
+    stages = {name: round(stop - start, 1) for (name, start), stop in zip(starts.items(), ends, strict=False)}
+    result = {"seconds": round(end, 1), "stages": stages, "training_seconds": round(training, 1)}
+    return result | {"outside_training": round(1 - training / end, 4)}
+
+
 def _copy(folder: Path) -> dict[str, str]:
-    """Copy the tracked files to `folder`, and return the environment to run them in."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    """Copy the working tree without results to `folder`, and return the environment to run it in."""
+    listing = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
+        result = name == "dvc.lock" or re.match("reports/.+/", name)
+        if (ROOT / name).is_file() and not result:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
@@ -32,42 +56,25 @@ def _copy(folder: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="laptop")
-    arguments = parser.parse_args()
-    stages: dict[str, float] = {}
-    training, sweep_started = 0.0, None
+    scale = parser.parse_args(argv).scale
+    lines = []
     with tempfile.TemporaryDirectory(prefix="n2n-benchmark-") as temporary:
-        environment = _copy(Path(temporary))
-        subprocess.run([sys.executable, "-m", "n2nlib", "scale", arguments.scale], cwd=temporary, env=environment, check=True, stdout=sys.stderr)
+        where = {"cwd": temporary, "env": _copy(Path(temporary)), "text": True}
+        choose = [sys.executable, "-m", "n2nlib", "scale", scale]
+        subprocess.run(choose, check=True, stdout=sys.stderr, **where)
         started = time.monotonic()
-        process = subprocess.Popen(["dvc", "repro"], cwd=temporary, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        stage, stage_started = None, started
-        for line in process.stdout:
-            now = time.monotonic()
-            print(f"{now - started:7.1f} {line}", end="", file=sys.stderr, flush=True)
-            if found := re.match(r"Running stage '(\w+)'", line):
-                if stage:
-                    stages[stage] = now - stage_started
-                stage, stage_started = found[1], now
-            elif re.search(r"; \d+ to train \(", line):
-                sweep_started = now
-            elif (found := re.match(r"\[ *(\d+)/(\d+)\]", line)) and found[1] == found[2] and sweep_started:
-                training += now - sweep_started
-                sweep_started = None
-        whole = time.monotonic() - started
-        stages[stage] = time.monotonic() - stage_started
-        if process.wait():
+        repro = [sys.executable, "-m", "dvc", "repro"]
+        with subprocess.Popen(repro, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where) as process:
+            for line in process.stdout:
+                lines.append((time.monotonic() - started, line))
+                print(f"{lines[-1][0]:7.1f} {line}", end="", file=sys.stderr, flush=True)
+        end = time.monotonic() - started
+        if process.returncode:
             raise SystemExit("dvc repro failed")
-    result = {
-        "scale": arguments.scale,
-        "seconds": round(whole, 1),
-        "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
-        "training_seconds": round(training, 1),
-        "outside_training": round(1 - training / whole, 4),
-    }
-    print(json.dumps(result))
+    print(json.dumps({"scale": scale} | breakdown(lines, end)))
 
 
 if __name__ == "__main__":

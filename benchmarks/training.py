@@ -1,7 +1,13 @@
-"""python -m benchmarks.training [--width 48] [--seconds 30]: the sweep's training step on all cores against a plain loop, interleaved.
+"""python -m benchmarks.training [--widths 16 48] [--batches 1 2 4 8 16]: how fast a CPU trains.
 
-The plain loop is what one would write first: eager, contiguous layout, batch 625, all threads, one process. `fraction` is the share of this
-machine's best float32 matrix product that our convolutions reach, counting 3 x the forward pass (two operations a multiply-add).
+The sweep's own training step runs on one worker per core. Beside it stands the loop that one would write
+first: eager, contiguous, batches of 625 images, all threads in one process. All measurements take turns, so
+compare their ratios; images per second hold for this machine only. For each width and batch size read
+
+    images_per_s  training images per second of all workers together, without validation
+    ratio         the same over images per second of the plain loop at that width; above 1 the sweep is faster
+    fraction      the share of the best float32 matrix product of this machine that the network's operations
+                  reach, counted as three forward passes per image, two operations per multiply-add
 """
 
 from __future__ import annotations
@@ -11,99 +17,129 @@ import json
 import subprocess
 import sys
 import time
+from statistics import median
 
 import torch
+from torch.nn import functional as F
 
-from n2nlib import sweep
-from n2nlib.diagrams import cost
+from n2nlib.experiments.paper_runs import run_params
 from n2nlib.files import ROOT
-from n2nlib.model import Network
 from n2nlib.params import Params, load_params
-from n2nlib.plan import measure_on_worker
-from n2nlib.sections import RunParams
+from n2nlib.report.diagrams import cost
+from n2nlib.train import loop, sweep
+from n2nlib.train.network import Network
+from n2nlib.train.runs import RunParams, machine
 
-ROUNDS = 3
+
+def default_run(params: Params, **changes: object) -> RunParams:
+    """A run of Upsample, MSE and Adam, sharpened, without crops, as `params` trains it, with `changes`."""
+    setting = {"arch": "upsample", "loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False}
+    options = params.ablation
+    schedule = {"learning_rate": options.learning_rates.adam.mse, "epochs": options.epochs}
+    schedule["annealing_steps"] = options.annealing_steps
+    return run_params(params, setting, **({"seed": 0} | schedule | changes))
 
 
-def published_like(params: Params, width: int) -> RunParams:
-    """A run of the paper's default kind (Upsample, MSE, Adam, sharpened) as a scale of `params` trains it."""
-    from n2nlib.experiments import ablation_runs
+def rate(step: loop.Step, seconds: float) -> float:
+    """Training images per second of `step`, from whole epochs that take at least `seconds`."""
+    seen, started = 0, time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds or not seen:
+        loop.train_epoch(step)  # reads its loss at the end, so it waits for a GPU
+        seen += step.items
+    return seen / elapsed
 
-    choice = {"arch": "upsample", "loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False}
-    runs = [one.run for one in ablation_runs(params) if all(one.row[name] == value for name, value in choice.items())]
-    return runs[0].model_copy(update={"width": width})
+
+def worker_rate(run: RunParams, seconds: float) -> float:
+    """Training images per second of this process on one thread, on noise of 32 x 32 pixels."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as `loop.train` sets it
+    images = torch.randint(0, 256, (max(64, 4 * run.batch_size), 3, 32, 32), dtype=torch.uint8)
+    step = loop.Step(run, loop.begin(run, images.device), images, images)
+    loop.train_epoch(step)
+    return rate(step, seconds)
 
 
 def plain_loop(width: int, seconds: float) -> float:
-    """Images/s of the plain loop, with all threads of this process."""
+    """Training images per second of the plain loop on all threads of this process."""
     torch.manual_seed(0)
     network = Network(width, "upsample", tau_sharp=1.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    noisy = torch.randint(0, 256, (625, 3, 32, 32)).float()
-    target = torch.randint(0, 256, (625, 3, 32, 32)).float()
-    seen, started = 0, None
-    while started is None or time.monotonic() - started < seconds:
+    noisy, target = torch.randint(0, 256, (2, 625, 3, 32, 32)).float()
+
+    def step() -> None:
         optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(network(noisy + 5 * torch.randn_like(noisy)), target + 5 * torch.randn_like(target))
-        loss.backward()
+        inputs, targets = (images + 5 * torch.randn_like(images) for images in (noisy, target))
+        F.mse_loss(network(inputs), targets).backward()
         optimizer.step()
-        if started is None:
-            started = time.monotonic()  # the first step warms up
-        else:
-            seen += len(noisy)
-    return seen / (time.monotonic() - started)
+
+    step()  # warms up
+    seen, started = 0, time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds or not seen:
+        step()
+        seen += len(noisy)
+    return seen / elapsed
 
 
-def matmul_gflops(seconds: float = 2.0) -> float:
-    """The best float32 matrix product (GFLOP/s) of this process, over a few sizes, all threads."""
+def matmul_gflops(seconds: float) -> float:
+    """The best float32 matrix product (GFLOP/s) of three sizes, on all threads of this process."""
     best = 0.0
     for size in (1024, 2048, 4096):
-        a, b = torch.rand(size, size), torch.rand(size, size)
-        out = a @ b
+        a, b, out = torch.rand(3, size, size)
         until = time.monotonic() + seconds / 3
-        while time.monotonic() < until:
+        while not best or time.monotonic() < until:
             started = time.monotonic()
             torch.mm(a, b, out=out)
             best = max(best, 2 * size**3 / (time.monotonic() - started) / 1e9)
     return best
 
 
-def _elsewhere(call: str) -> float:
-    """`call` of this module in a fresh process with every core's thread, as a script would have."""
+def _in_fresh_process(call: str) -> float:
+    """The value of a call of this module in a process with a thread per core, as a script would have."""
     code = f"from benchmarks import training; print(training.{call})"
-    return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=48)
-    parser.add_argument("--seconds", type=float, default=30, help="of measurement of each side, in all")
-    arguments = parser.parse_args()
-    scale = "laptop" if arguments.width < 32 else "workstation"
-    params = load_params(ROOT / "params" / f"{scale}.yaml", {"device": "cpu"})
-    run = published_like(params, arguments.width)
-    each = arguments.seconds / ROUNDS
-    ours, loop, matmul = [], [], []
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 48])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--seconds", type=float, default=3, help="of each measurement in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="the median of the rounds is reported")
+    arguments = parser.parse_args(argv)
+    seconds, rounds = arguments.seconds, range(arguments.rounds)
+    params = load_params(ROOT / "params" / "laptop.yaml", {"device": "cpu"})
+    runs = {
+        (width, batch): default_run(params, width=width, batch_size=batch)
+        for width in arguments.widths
+        for batch in arguments.batches
+    }
+    ours: dict[tuple[int, int], list[float]] = {key: [] for key in runs}
+    plain: dict[int, list[float]] = {width: [] for width in arguments.widths}
+    product = 0.0
     with sweep.client(params, sweep.default_workers(params)) as client:
         workers = list(client.scheduler_info(n_workers=-1)["workers"])
-        for _ in range(ROUNDS):
-            futures = [client.submit(measure_on_worker, run, 32, "cpu", each, workers=[worker], pure=False) for worker in workers]
-            ours.append(sum(train for train, _ in client.gather(futures)))
-            loop.append(_elsewhere(f"plain_loop({arguments.width}, {each})"))
-            matmul.append(_elsewhere("matmul_gflops()"))
-    images, plain, product = sorted(ours)[1], sorted(loop)[1], max(matmul)
-    achieved = images * cost(arguments.width, "upsample")["forward_backward_gflop"]
-    result = {
-        "width": arguments.width,
-        "batch_size": run.batch_size,
-        "workers": len(workers),
-        "images_per_s": round(images, 1),
-        "loop_images_per_s": round(plain, 1),
-        "ratio": round(images / plain, 3),
-        "matmul_gflops": round(product, 1),
-        "achieved_gflops": round(achieved, 1),
-        "fraction": round(achieved / product, 3),
-    }
+        for _ in rounds:
+            product = max(product, _in_fresh_process(f"matmul_gflops({seconds})"))
+            for width in arguments.widths:
+                plain[width].append(_in_fresh_process(f"plain_loop({width}, {seconds})"))
+            for key, run in runs.items():
+                futures = [
+                    client.submit(worker_rate, run, seconds, workers=[worker], pure=False)
+                    for worker in workers
+                ]
+                ours[key].append(sum(client.gather(futures)))
+    result = {"machine": machine(torch.device("cpu")), "workers": len(workers)}
+    result |= {"matmul_gflops": round(product, 1), "widths": {}}
+    for width in arguments.widths:
+        gflop, slow = cost(width, "upsample")["forward_backward_gflop"], median(plain[width])
+        batches = {}
+        for batch in arguments.batches:
+            images = median(ours[width, batch])
+            measured = {"images_per_s": round(images, 1), "ratio": round(images / slow, 3)}
+            batches[batch] = measured | {"fraction": round(images * gflop / product, 3)}
+        result["widths"][width] = {"loop_images_per_s": round(slow, 1), "batches": batches}
     print(json.dumps(result))
 
 

@@ -8,9 +8,9 @@ __version__ = "1.0.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import what needs torch only when it is asked for: the pair workers and the command line start faster."""
+    """Import what needs torch only when it is asked for, so that the command line starts fast."""
     if name == "Denoiser":
-        from n2nlib.model import Denoiser
+        from n2nlib.denoiser import Denoiser
 
         return Denoiser
     raise AttributeError(f"module 'n2nlib' has no attribute {name!r}")

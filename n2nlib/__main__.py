@@ -1,83 +1,75 @@
-"""Command line: python -m n2nlib COMMAND. A user's mistake is one message on standard error and exit status 1, never a traceback."""
+"""Command line: python -m n2nlib COMMAND.
+
+A user's mistake gives one message on standard error and exit status 1, never a traceback.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 
-from n2nlib.denoiser import denoise_file
-from n2nlib.experiments.pipeline import train_everything
 from n2nlib.files import ROOT, UserError, relative
-from n2nlib.pairs.noise import assumptions, verdict
-from n2nlib.pairs.pair_set import load_pairs
 from n2nlib.params import load_params
-from n2nlib.report.notebooks import run_notebook
-from n2nlib.report.plan import print_plan
-from n2nlib.report.readme import write_readme
-from n2nlib.report.typeset import write_paper
-from n2nlib.report.verify import print_verification
 
 
 def _check(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.file)
-    print(
-        f"{relative(Path(arguments.file).resolve()) if arguments.file else 'params.yaml'}: valid, scale {params.scale}"
-    )
+    name = relative(Path(arguments.file).resolve()) if arguments.file else "params.yaml"
+    print(f"{name}: valid, scale {params.scale}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from n2nlib.report.notebooks import run_notebook
 
     run_notebook(arguments.notebook)
 
 
 def _scale(arguments: argparse.Namespace) -> None:
-    """Make params.yaml that of a scale, photographs included: an edit of params.yaml like any other."""
+    """Make params.yaml that of a scale, with other photographs if they are given."""
     from ruamel.yaml import YAML
 
     path = ROOT / "params" / f"{arguments.name}.yaml"
     names = sorted(one.stem for one in path.parent.glob("*.yaml"))
     if arguments.name not in names:
         raise UserError(f"scale {arguments.name!r}: no file {relative(path)}; allowed: {', '.join(names)}")
-    target = ROOT / "params.yaml"
+    yaml = YAML()  # keeps the comments
+    yaml.width = 200
+    tree = yaml.load(path)
     if arguments.photos:
-        yaml = YAML()  # keeps the comments
-        yaml.width = 200
-        tree = yaml.load(path)
-        tree["pairs"]["source"], tree["pairs"]["path"] = (
-            "folder",
-            relative(Path(os.path.abspath(Path(arguments.photos).expanduser()))),
-        )
-        with target.open("w", encoding="utf-8") as file:
-            yaml.dump(tree, file)
-    else:
-        shutil.copyfile(path, target)
+        photos = Path(os.path.abspath(Path(arguments.photos).expanduser()))
+        tree["pairs"] |= {"source": "folder", "path": relative(photos)}
+    with (ROOT / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
     load_params()
-    print(f"params.yaml is now scale {arguments.name}; undo: git restore params.yaml dvc.lock")
+    print(f"params.yaml is now scale {arguments.name}; to undo: git restore params.yaml dvc.lock")
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from n2nlib.experiments.pipeline import train_everything
 
     results = train_everything(load_params(), arguments.slim)
     print(
-        f"all {len(results)} runs of this scale are in data/runs; dvc repro draws its tables and figures from them"
+        f"All {len(results)} runs of this scale are in data/runs; dvc repro draws their tables and figures."
     )
 
 
 def _plan(arguments: argparse.Namespace) -> None:
+    from n2nlib.report.plan import print_plan
 
     print_plan()
 
 
 def _noise(arguments: argparse.Namespace) -> None:
+    from n2nlib.pairs.noise import assumptions, verdict
+    from n2nlib.pairs.pair_set import load_pairs
 
     pairs = load_pairs(Path(arguments.folder).resolve() if arguments.folder else load_params().pairs_folder)
-    train, validation = (
+    splits = (
         {name: tensor.numpy() for name, tensor in split.items()} for split in (pairs.train, pairs.validation)
     )
-    measured = assumptions(train, validation)
+    measured = assumptions(*splits)
     for one in measured:
         state = "holds" if one.holds else "BROKEN" if one.needed else "differs"
         print(f"{state:<8}{one.name}{'' if one.needed else ' (not needed)'}: {one.words}")
@@ -87,6 +79,7 @@ def _noise(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
+    from n2nlib.report.verify import print_verification
 
     scale = arguments.scale or load_params().scale
     if not print_verification(scale):
@@ -94,24 +87,39 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _readme(arguments: argparse.Namespace) -> None:
+    from n2nlib.report.readme import write_readme
 
     write_readme(arguments.check)
 
 
 def _denoise(arguments: argparse.Namespace) -> None:
+    from n2nlib.denoiser import denoise_files
 
-    denoise_file(Path(arguments.image), Path(arguments.output), arguments.model, arguments.pixelate)
+    sources = [Path(image) for image in arguments.images]
+    model = Path(arguments.model) if arguments.model else None
+    failed = denoise_files(sources, Path(arguments.output), model, arguments.pixelate)
+    if failed:
+        raise UserError("\n".join(f"{path.name}: {reason}" for path, reason in failed.items()))
 
 
 def _paper(arguments: argparse.Namespace) -> None:
+    from n2nlib.report.typeset import write_paper
 
     write_paper(load_params())
 
 
+def _report_weights(arguments: argparse.Namespace) -> None:
+    from n2nlib.experiments import authors
+    from n2nlib.pairs.pair_set import ensure_pairs
+
+    table = authors.evaluate(Path(arguments.folder), ensure_pairs(load_params()))
+    print(table.round(2).to_string(index=False))
+    if arguments.output:
+        table.round(4).to_csv(arguments.output, index=False, lineterminator="\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m n2nlib", description="Rebuild and use the Noise2Noise reproduction."
-    )
+    top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use this reproduction.")
     commands = top.add_subparsers(dest="command", required=True)
 
     check = commands.add_parser(
@@ -120,74 +128,60 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", help="default: params.yaml")
     check.set_defaults(do=_check)
 
-    run = commands.add_parser(
-        "run", help="execute one notebook under params.yaml and make its page (what DVC's stages do)"
-    )
-    run.add_argument("notebook", help="its name, such as 03_ablation")
-    run.set_defaults(do=_run)
-
-    denoise = commands.add_parser("denoise", help="restore an image file of any size with a trained model")
-    denoise.add_argument("image", help="the image file")
-    denoise.add_argument("-o", "--output", required=True, help="where to write the restored image")
-    denoise.add_argument(
-        "--model",
-        default="final",
-        help="final (default) or best, of the scale of params.yaml, or a .safetensors file",
-    )
-    denoise.add_argument(
-        "--pixelate",
-        action="store_true",
-        help="the image is a clean photograph: make the noisy input from it first, and say what is gained",
-    )
-    denoise.set_defaults(do=_denoise)
-
-    paper = commands.add_parser(
-        "paper", help="typeset reports/<scale>/paper.pdf from the results of params.yaml's scale"
-    )
-    paper.set_defaults(do=_paper)
-
-    train = commands.add_parser(
-        "train",
-        help="train all runs of this scale without the notebooks, which find them later; what is on disk is kept",
-    )
-    train.add_argument(
-        "--slim",
-        action="store_true",
-        help="when all are trained, keep only the models that the notebooks read",
-    )
-    train.set_defaults(do=_train)
-
-    noise = commands.add_parser(
-        "noise",
-        help="measure whether a pair set meets Noise2Noise's assumptions; exit status 1 if it does not",
-    )
-    noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
-    noise.set_defaults(do=_noise)
-
-    verify = commands.add_parser(
-        "verify", help="compare a fresh rebuild with the committed results; exit status 1 if any cell differs"
-    )
-    verify.add_argument("--scale", help="default: that of params.yaml")
-    verify.set_defaults(do=_verify)
-
-    readme = commands.add_parser("readme", help="write README's result table from the results in reports/")
-    readme.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit status 1 if the table is not that of the results",
-    )
-    readme.set_defaults(do=_readme)
-
-    plan = commands.add_parser(
-        "plan",
-        help="say what dvc repro would do: stale stages and why, runs, images, minutes on this machine",
-    )
-    plan.set_defaults(do=_plan)
-
     scale = commands.add_parser("scale", help="make params.yaml that of a scale")
     scale.add_argument("name", help="a file of params/, such as smoke")
     scale.add_argument("--photos", metavar="FOLDER", help="take the photographs of this folder")
     scale.set_defaults(do=_scale)
+
+    plan = commands.add_parser(
+        "plan", help="say what dvc repro would do: stale stages, runs, images, minutes"
+    )
+    plan.set_defaults(do=_plan)
+
+    run = commands.add_parser("run", help="execute one notebook and make its page, as the stages of DVC do")
+    run.add_argument("notebook", help="its name, such as 03_ablation")
+    run.set_defaults(do=_run)
+
+    train = commands.add_parser("train", help="train all runs of this scale without the notebooks")
+    train.add_argument(
+        "--slim", action="store_true", help="then keep only the models that the notebooks read"
+    )
+    train.set_defaults(do=_train)
+
+    paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results")
+    paper.set_defaults(do=_paper)
+
+    readme = commands.add_parser("readme", help="write the results in reports/ into README.md")
+    readme.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if README.md differs"
+    )
+    readme.set_defaults(do=_readme)
+
+    verify = commands.add_parser("verify", help="compare a rebuild with the committed results")
+    verify.add_argument("--scale", help="default: that of params.yaml")
+    verify.set_defaults(do=_verify)
+
+    noise = commands.add_parser("noise", help="test a pair set against the assumptions of Noise2Noise")
+    noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
+    noise.set_defaults(do=_noise)
+
+    weights = commands.add_parser(
+        "report-weights", help="evaluate the networks that the report's authors published"
+    )
+    weights.add_argument("folder", help="the folder of their .pth files")
+    weights.add_argument("-o", "--output", help="also write the table to this CSV file")
+    weights.set_defaults(do=_report_weights)
+
+    denoise = commands.add_parser("denoise", help="denoise image files or folders of any size")
+    denoise.add_argument("images", nargs="+", help="image files, or folders of them")
+    denoise.add_argument(
+        "-o", "--output", required=True, help="the file to write; a folder for several images"
+    )
+    denoise.add_argument("--model", help="a .safetensors file; default: the best committed model")
+    denoise.add_argument(
+        "--pixelate", action="store_true", help="the images are clean: make noisy inputs from them first"
+    )
+    denoise.set_defaults(do=_denoise)
     return top
 
 
@@ -200,7 +194,8 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "n2n: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr
+            "n2n: interrupted; what is finished is kept, and the same command resumes the rest",
+            file=sys.stderr,
         )
         return 130
     return 0

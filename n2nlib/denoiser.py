@@ -1,13 +1,9 @@
-"""The network: the U-Net of Lehtinen et al. (2018) as the paper uses it, unsharp masking, the output clamp; and `Denoiser`, to use one.
-
-Layers, widths and initialisation follow sections II-A and II-B of the paper and its published code.
-"""
+"""A trained model, ready to use on images of any size."""
 
 from __future__ import annotations
 
-import json
 import math
-import time
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
@@ -18,50 +14,50 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from n2nlib.files import ROOT, UserError, read_safetensors, relative, replacing
+from n2nlib.files import ROOT, UserError, read_json, relative, replacing
 from n2nlib.metrics import mse_per_image, psnr_full
 from n2nlib.pairs.corruption import block_mean, cut, draw
 from n2nlib.pairs.photos import UNREADABLE, Photo
-from n2nlib.params import load_params
-from n2nlib.train.network import DEPTH, Network
+from n2nlib.train.network import DEPTH, Network, load_network
 
-REACH = 192  # pixels: no output depends on an input farther away, and a multiple of 2**5
+REACH = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
+BUNDLED = Path(__file__).with_name("models") / "best.safetensors"  # package data, also in an installed wheel
+BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 class Denoiser:
-    """A trained network, ready to use: `Denoiser.load("reports/laptop/model/final.safetensors").predict(images)`."""
+    """A trained network: `Denoiser.load().predict(images)` denoises images with the best committed model."""
 
     def __init__(self, network: Network, flips: bool = False) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)
         self.flips = flips
 
     @classmethod
-    def load(cls, path: Path | str) -> Denoiser:
-        """Read a model file. Raises `UserError` if it is missing, damaged or of something else."""
+    def load(cls, path: Path | str | None = None) -> Denoiser:
+        """Read a model file, by default the best committed model (see `default_model`).
+
+        Raises `UserError` if the file is missing, damaged or no model.
+        """
+        path = default_model() if path is None else Path(path)
         try:
-            tensors, metadata = read_safetensors(Path(path))
-            config = json.loads(metadata["network"])
-            flips = config.pop("flips", False)
-            network = Network(**config)
-            network.load_state_dict(tensors)
-            return cls(network, flips)
+            return cls(*load_network(path))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{path}: not a model of this project, or damaged ({error}); allowed: a model.safetensors, final.safetensors"
+                f"{path}: not a model of this project, or damaged ({error}); "
+                "allowed: a model.safetensors, final.safetensors or best.safetensors"
             ) from error
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(self, images: Tensor | np.ndarray, batch_pixels: int = 2**20) -> Tensor | np.ndarray:
-        """Denoise `images`: N x 3 x H x W in [0, 255], any float type or uint8, any N, H and W; a tensor or a numpy array.
+        """Denoise N x 3 x H x W in [0, 255], uint8 or float, any N, H and W; a tensor or a numpy array.
 
-        Returns float32 of the same shape in [0, 255], of the kind that was given. Images are padded to multiples of 32 by repeating
-        their border and cropped back. At most about `batch_pixels` pixels are in the network at a time: a larger image goes through it
-        in tiles whose margins reach as far as the network sees, which changes nothing but rounding. Raises ValueError for another shape.
+        Returns float32 of the same shape in [0, 255], of the kind that was given. Images are padded to
+        multiples of 32 by repeating their border, and cropped back. At most about `batch_pixels` pixels are
+        in the network at a time: larger images pass in tiles whose margins reach as far as the network sees,
+        which changes nothing but rounding. Raises ValueError for another shape.
         """
-        readable = (
-            isinstance(images, Tensor) or images.flags.writeable
-        )  # torch warns of an array that it may not write to
-        given = torch.as_tensor(images if readable else images.copy())
+        given = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
         if given.ndim != 4 or given.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(given.shape)}; allowed: N x 3 x H x W")
         height, width = given.shape[2:]
@@ -77,24 +73,21 @@ class Denoiser:
         return denoised.numpy() if isinstance(images, np.ndarray) else denoised
 
     def _tiled(self, images: Tensor, side: int) -> Tensor:
-        """Float B x 3 x H x W of sides in multiples of 32, whole if there is no more than a tile in it, else tile by tile."""
+        """Denoise B x 3 x H x W with sides in multiples of 32, whole or in tiles of `side` pixels."""
         height, width = images.shape[2:]
         if height * width <= (side + 2 * REACH) ** 2:
             return self._flipped(images)
         result = torch.empty_like(images)
         for top, left in product(range(0, height, side), range(0, width, side)):
-            y, x = (
-                max(0, top - REACH),
-                max(0, left - REACH),
-            )  # a multiple of 32, so that the poolings fall as in the whole
+            # The margins are multiples of 32, so the poolings fall as in the whole image.
+            y, x = max(0, top - REACH), max(0, left - REACH)
             tile = self._flipped(images[:, :, y : top + side + REACH, x : left + side + REACH])
-            result[:, :, top : top + side, left : left + side] = tile[
-                :, :, top - y : top - y + side, left - x : left - x + side
-            ]
+            inner = tile[:, :, top - y : top - y + side, left - x : left - x + side]
+            result[:, :, top : top + side, left : left + side] = inner
         return result
 
     def _flipped(self, images: Tensor) -> Tensor:
-        """The network's output, or its mean over the four flips."""
+        """The output of the network, or its mean over the four flips."""
         ways = ((), (3,), (2,), (2, 3)) if self.flips else ((),)
         return sum(self._network(images.flip(way)).flip(way) for way in ways) / len(ways)
 
@@ -103,64 +96,119 @@ class Denoiser:
         return self.network(images.to(device).contiguous(memory_format=torch.channels_last)).cpu()
 
 
-WRITES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+def default_model() -> Path:
+    """The model with the highest test PSNR, of those committed in this checkout and the bundled one.
 
-
-def denoise_file(source: Path, target: Path, model: str, pixelate: bool) -> None:
-    """Restore the image file `source` (any size, any mode that Pillow reads) and write it to `target`, in the format of its suffix.
-
-    `pixelate`: `source` is a clean photograph, of which the noisy input is made first, as the pairs are: one pixel for each block.
-    It and its clean version are written beside `target`. Raises `UserError` for a wrong file, suffix or model.
+    The models of scales smoke and laptop, which see few photographs or none, count only if there is no other.
+    Raises `UserError` if there is no model at all.
     """
-    if target.suffix.lower() not in WRITES:
-        raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(WRITES)}")
-    if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
-        raise UserError(
-            f"-o {target}: {'is a folder' if target.is_dir() else 'is the image itself'}; allowed: another file"
-        )
-    denoiser, pixels = Denoiser.load(model_file(model)), _read(source)
-    started = time.monotonic()
+    found = {
+        path: read_json(path.with_suffix(".json"))
+        for path in ROOT.glob("reports/*/07_beyond/best.safetensors")
+    }
+    if BUNDLED.is_file():
+        found[BUNDLED] = read_json(BUNDLED.with_suffix(".json"))
+    if not found:
+        raise UserError("no trained model here; run dvc repro, or give a model file")
+
+    def quality(path: Path) -> tuple[bool, float]:
+        about = found[path]
+        few = about["scale"] in ("smoke", "laptop")
+        return not few, about["metrics"].get("test_full") or about["metrics"]["psnr_full"]
+
+    return max(found, key=quality)
+
+
+def describe(path: Path) -> str:
+    """Which model a file holds and what it is trained for, in a sentence."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return f"model {relative(path)}"
+    about = read_json(beside)
+    return (
+        f"model {relative(path)} (scale {about['scale']}, {about['images']:,} training images), "
+        "trained for photographs of which each pixel is one drawn at random from its block"
+    )
+
+
+def denoise_files(
+    sources: Iterable[Path], output: Path, model: Path | None = None, pixelate: bool = False
+) -> dict[Path, str]:
+    """Denoise image files, or all images in folders, of any size and any mode that Pillow reads.
+
+    One file goes to the file `output`, in the format of its suffix; several go to the folder `output` under
+    their own names. With `pixelate` the sources are clean photographs, from which noisy inputs are made
+    first; these and the clean images are written beside the results. Returns the files that failed with the
+    reason. Raises `UserError` if nothing can be done at all.
+    """
+    from tqdm import tqdm
+
+    sources = list(sources)
+    files = [file for source in sources for file in _images(source)]
+    many = len(files) > 1 or any(source.is_dir() for source in sources)
+    if not many:
+        _check_target(files[0], output)
+    path = default_model() if model is None else model
+    denoiser = Denoiser.load(path)
+    print(f"Using {describe(path)}.")
+    failed: dict[Path, str] = {}
+    for file in tqdm(files, unit="image", disable=not many):
+        target = output / file.with_suffix(".png").name if many else output
+        try:
+            line = _denoise_file(denoiser, file, target, pixelate)
+        except UserError as error:
+            if not many:
+                raise
+            failed[file] = str(error)
+        else:
+            tqdm.write(line)
+    return failed
+
+
+def _images(source: Path) -> list[Path]:
+    if source.is_dir():
+        found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"{source}: holds no image; allowed: {', '.join(SUFFIXES)}")
+        return found
+    return [source]
+
+
+def _check_target(source: Path, target: Path) -> None:
+    if target.suffix.lower() not in SUFFIXES:
+        raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(SUFFIXES)}")
+    if target.is_dir():
+        raise UserError(f"-o {target}: is a folder; allowed: a file")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f"-o {target}: is the image itself; allowed: another file")
+
+
+def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool) -> str:
+    """Denoise one file and say what was done."""
+    pixels = _read(source)
     if not pixelate:
         _write(target, _restore(denoiser, pixels))
-        print(
-            f"{source.name}, {pixels.shape[1]} x {pixels.shape[0]} pixels, restored in {time.monotonic() - started:.1f} s: {target}"
-        )
-        return
-    noisy, clean = pixelated(pixels, load_params().pairs.block, np.random.default_rng(0))
+        return f"{source.name}, {pixels.shape[1]} x {pixels.shape[0]} pixels: {target}"
+    noisy, clean = pixelated(pixels, BLOCK, np.random.default_rng(0))
     restored = _restore(denoiser, noisy)
     for image, name in ((noisy, "noisy"), (clean, "clean")):
         _write(target.with_stem(f"{target.stem}-{name}"), image)
     _write(target, restored)
     before, after = (psnr_full(mse_per_image(image[None], clean[None])) for image in (noisy, restored))
-    print(
-        f"{source.name}, pixelated to {noisy.shape[1]} x {noisy.shape[0]}: {before:.2f} dB, restored: {after:.2f} dB against {target.stem}-clean{target.suffix}"
-    )
-
-
-def model_file(model: str) -> Path:
-    """The file of a model: "final" or "best" of params.yaml's scale, or a path. Raises `UserError` if it is not there."""
-    named = load_params().reports / "model" / f"{model}.safetensors"
-    path = Path(model) if model not in ("final", "best") else named
-    if not path.is_file():
-        there = (
-            ", ".join(sorted(relative(one) for one in ROOT.glob("reports/*/model/*.safetensors")))
-            or "none yet: run dvc repro"
-        )
-        raise UserError(
-            f"--model {model}: no file {relative(path)}; allowed: final, best, or a model file (here: {there})"
-        )
-    return path
+    size = f"{noisy.shape[1]} x {noisy.shape[0]} pixels"
+    return f"{source.name}, pixelated to {size}: {before:.2f} dB, denoised: {after:.2f} dB, {target}"
 
 
 def pixelated(pixels: np.ndarray, block: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(noisy, clean) of a photograph, uint8 H x W x 3 -> H/block x W/block x 3 each; what does not fill a block is cut off.
+    """(noisy, clean) of a photograph, uint8 H x W x 3 -> H/block x W/block x 3 each; a remainder is cut off.
 
     Raises `UserError` for a photograph smaller than a block.
     """
     height, width = (length // block for length in pixels.shape[:2])
     if not height * width:
         raise UserError(
-            f"the photograph has {pixels.shape[1]} x {pixels.shape[0]} pixels; one pixel stands for {block} x {block}, so at least that is needed"
+            f"the photograph has {pixels.shape[1]} x {pixels.shape[0]} pixels; one pixel stands for "
+            f"{block} x {block}, so it needs at least as many"
         )
     blocks = cut(pixels[: height * block, : width * block], block)
     return draw(blocks, rng), block_mean(blocks)
@@ -181,8 +229,8 @@ def _restore(denoiser: Denoiser, pixels: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
+    suffix = path.suffix.lower()
+    options = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     with replacing(path) as temporary:
-        options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-        Image.fromarray(np.ascontiguousarray(pixels)).save(
-            temporary, Image.registered_extensions()[path.suffix.lower()], **options
-        )
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        picture.save(temporary, Image.registered_extensions()[suffix], **options)

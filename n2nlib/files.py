@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 
 class UserError(Exception):
-    """A mistake that its user can mend: shown as one message, in a terminal and in a notebook, without a traceback."""
+    """A mistake that its user can mend. It is shown as one message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:  # the hook that IPython looks for
         return [f"{type(self).__name__}: {self}"]
@@ -59,13 +59,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def full_disk(path: Path, error: Exception) -> UserError | None:
-    """What to tell the user if `error`, met in writing `path`, is that of a full disk; None if it is another."""
+    """What to tell the user if writing `path` failed because the disk is full; None for another error."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
     if getattr(error, "errno", None) in numbers or any(
         f"os error {number}" in str(error) for number in numbers
     ):
         return UserError(
-            f"{relative(path)}: no space left on the disk; free some and start again, nothing finished is lost"
+            f"{relative(path)}: the disk is full; free some space and start again, nothing finished is lost"
         )
     return None
 
@@ -102,7 +102,7 @@ def file_digest(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> tuple[dict, dict[str, str]]:
-    """(name -> torch tensor, memory-mapped; metadata) of a safetensors file. Raises OSError or SafetensorError if it is not one."""
+    """(name -> memory-mapped tensor, metadata) of a safetensors file. Raises OSError or SafetensorError."""
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, file.metadata() or {}

@@ -1,35 +1,52 @@
-"""PSNR in decibels, data range 255: global (one MSE over all pixels), per image, and the paper's 100 x 500 protocol.
+"""PSNR (global, per image, over the report's random subsets), PSNR-HVS-M and SSIM; data range 255.
 
-All images have one size, so every figure follows from the mean squared error of each image, and one forward pass serves all subsets.
+All images have one size, so every PSNR follows from the mean squared error of each image, and one pass
+through a network serves all subsets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 from n2nlib.params import Evaluation
 
+with contextlib.redirect_stdout(io.StringIO()):  # the package prints a hint about its optional backends
+    from psnr_hvsm import bt601ycbcr, psnr_hvs_hvsm
+
 PEAK = 255.0
+BATCH = 200  # images at a time: float64 takes eight times the memory of uint8
+SSIM = {
+    "channel_axis": -1,
+    "data_range": 255,
+    "gaussian_weights": True,
+    "sigma": 1.5,
+    "use_sample_covariance": False,
+}
+SSIM_BORDER = 5  # pixels: half the window of sigma 1.5, which scikit-image leaves out at each border
+
+
+def _batches(images: np.ndarray, clean: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if images.shape != clean.shape:
+        raise ValueError(f"shapes differ: {images.shape} and {clean.shape}")
+    for start in range(0, len(images), BATCH):
+        yield images[start : start + BATCH], clean[start : start + BATCH]
 
 
 def mse_per_image(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """Mean squared error of each image, float64 N, of two N x C x H x W arrays in [0, 255] of any real dtype.
 
-    A value that is no number counts as 0, an infinite one as the end of the range it lies beyond: what a diverged network is worth.
-    Raises ValueError if the shapes differ.
+    NaN counts as 0 and infinity as the nearer end of [0, 255], so a diverged network still gets a finite
+    error. Raises ValueError if the shapes differ.
     """
-    if images.shape != clean.shape:
-        raise ValueError(f"shapes differ: {images.shape} and {clean.shape}")
-    step = 1000  # images at a time: float64 takes eight times the memory of uint8
     parts = [np.empty(0)]
-    for start in range(0, len(images), step):
-        part = images[start : start + step].astype(np.float64)
-        part = np.nan_to_num(part, nan=0.0, posinf=PEAK, neginf=0.0)
-        parts.append(((part - clean[start : start + step]) ** 2).mean(axis=(1, 2, 3)))
+    for a, b in _batches(images, clean):
+        finite = np.nan_to_num(a.astype(np.float64), nan=0.0, posinf=PEAK, neginf=0.0)
+        parts.append(((finite - b) ** 2).mean(axis=(1, 2, 3)))
     return np.concatenate(parts)
 
 
@@ -45,76 +62,56 @@ def psnr_full(mse: np.ndarray) -> float:
 
 
 def psnr_per_image(mse: np.ndarray) -> float:
-    """Mean of the images' own PSNRs (dB), over the images that have an error at all."""
+    """Mean of the PSNRs of the images (dB), over the images that have an error; infinite if none has one."""
     values = psnr(np.asarray(mse)[np.asarray(mse) > 0])
     return float(values.mean()) if len(values) else float("inf")
 
 
 def subset_psnr(mse: np.ndarray, protocol: Evaluation, seed: int) -> tuple[float, float]:
-    """Mean and standard deviation (dB) of the global PSNR over `protocol.repeats` random subsets of `protocol.subset` images.
+    """Mean and standard deviation (dB) of the global PSNR over random subsets of half of the images.
 
-    Section III-A of the paper. Subsets are drawn without replacement and depend on `seed` alone, so all models meet the same ones. Of fewer images than a
-    subset has (a study's own small validation set) a subset is half.
+    Section III-A of the report: 100 subsets of 500 of its 1,000 validation images. They are drawn with
+    replacement, as in the report's code. They depend on `seed` and the number of images alone, so all
+    networks are evaluated on the same ones.
     """
     rng = np.random.default_rng([seed, 4])
-    size = protocol.subset if protocol.subset <= len(mse) else max(1, len(mse) // 2)
-    subsets = [rng.choice(len(mse), size, replace=False) for _ in range(protocol.repeats)]
-    values = np.array([psnr_full(mse[subset]) for subset in subsets])
+    subsets = rng.integers(0, len(mse), (protocol.repeats, max(1, len(mse) // 2)))
+    values = psnr(np.asarray(mse)[subsets].mean(axis=1))
     return float(values.mean()), float(values.std(ddof=1))
 
 
 def summarize(mse: np.ndarray, protocol: Evaluation, seed: int) -> dict[str, float]:
-    """The four PSNR columns of every table, from the error of each validation image."""
+    """psnr_mean, psnr_std, psnr_full and psnr_per_image (dB), from the error of each validation image."""
     mean, std = subset_psnr(mse, protocol, seed)
-    return {
-        "psnr_mean": mean,
-        "psnr_std": std,
-        "psnr_full": psnr_full(mse),
-        "psnr_per_image": psnr_per_image(mse),
-    }
-
-
-with contextlib.redirect_stdout(io.StringIO()):  # it prints a hint about its optional backends
-    from psnr_hvsm import bt601ycbcr, psnr_hvs_hvsm
-
-
-BATCH = 200  # images at a time
-
-
-SSIM = {
-    "channel_axis": -1,
-    "data_range": 255,
-    "gaussian_weights": True,
-    "sigma": 1.5,
-    "use_sample_covariance": False,
-}
-
-
-SSIM_REACH = 5  # pixels: half the window that sigma 1.5 makes; scikit-image leaves out as many at each border
+    full, per_image = psnr_full(mse), psnr_per_image(mse)
+    return {"psnr_mean": mean, "psnr_std": std, "psnr_full": full, "psnr_per_image": per_image}
 
 
 def psnr_hvs_m(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """PSNR-HVS-M (dB, Ponomarenko et al. 2007) of the luma of each image, float64 N, of N x 3 x S x S in [0, 255]; S a multiple of 8.
+    """PSNR-HVS-M (dB; Ponomarenko et al. 2007) of the luma of each image, float64 N.
 
-    An image without any error has 100 dB, as the package has it.
+    Takes N x 3 x S x S in [0, 255], S a multiple of 8. An image without any error has 100 dB, as in the
+    package.
     """
     with np.errstate(
         all="ignore"
-    ):  # flat blocks: the library divides by a variance of zero and takes care of it after
+    ):  # flat blocks: the library divides by zero and mends the result afterwards
         parts = [psnr_hvs_hvsm(_luma(a), _luma(b), batch=True)[1] for a, b in _batches(images, clean)]
     return np.concatenate(parts)
 
 
 def ssim(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5) of each image, mean over channels, float64 N in [-1, 1].
+    """Structural similarity of each image, mean over channels, float64 N in [-1, 1], of N x 3 x S x S.
 
-    One map of all images on top of each other, of which each image's inner part is averaged: what one call an image gives, but faster.
+    Wang et al. (2004), Gaussian window of sigma 1.5. All images are stacked into one tall image, and the
+    inner part of each is averaged. This gives the numbers of one call for each image, but faster.
     """
-    inner = slice(SSIM_REACH, -SSIM_REACH)
+    inner = slice(SSIM_BORDER, -SSIM_BORDER)
     parts = []
     for a, b in _batches(images, clean):
         _, similarity = structural_similarity(_stacked(a), _stacked(b), full=True, **SSIM)
-        parts.append(similarity.reshape(len(a), *a.shape[2:], 3)[:, inner, inner].mean(axis=(1, 2, 3)))
+        similarity = similarity.reshape(len(a), *a.shape[2:], 3)
+        parts.append(similarity[:, inner, inner].mean(axis=(1, 2, 3)))
     return np.concatenate(parts)
 
 
@@ -123,11 +120,14 @@ def perceptual(images: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     return {"psnr_hvs_m": float(psnr_hvs_m(images, clean).mean()), "ssim": float(ssim(images, clean).mean())}
 
 
-def _batches(images: np.ndarray, clean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [
-        (images[start : start + BATCH], clean[start : start + BATCH])
-        for start in range(0, len(images), BATCH)
-    ]
+def gradient_energy(images: np.ndarray) -> np.ndarray:
+    """Sum of the squared differences of neighbouring pixels of each image, float64 N, of N x 3 x S x S.
+
+    Divided by that of the clean images it tells how sharp denoised images are: below 1 they are blurrier than
+    the clean images, above 1 noisier or sharper.
+    """
+    x = images.astype(np.float64)
+    return (np.diff(x, axis=2) ** 2).sum(axis=(1, 2, 3)) + (np.diff(x, axis=3) ** 2).sum(axis=(1, 2, 3))
 
 
 def _stacked(images: np.ndarray) -> np.ndarray:
@@ -140,12 +140,3 @@ def _luma(images: np.ndarray) -> np.ndarray:
     """N x 3 x H x W in [0, 255] -> N x H x W, the package's Y of BT.601."""
     luma = bt601ycbcr(np.clip(_stacked(images), 0, 255))[0]
     return luma.reshape(len(images), *images.shape[2:])
-
-
-def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Sum of the squared differences of neighbouring pixels of each image, float64 N, of N x 3 x S x S.
-
-    Over that of the clean images it says how sharp denoised ones are: below 1 they are blurrier, above 1 noisier or sharper.
-    """
-    x = images.astype(np.float64)
-    return (np.diff(x, axis=2) ** 2).sum(axis=(1, 2, 3)) + (np.diff(x, axis=3) ** 2).sum(axis=(1, 2, 3))

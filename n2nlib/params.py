@@ -1,11 +1,17 @@
-"""The sections of params.yaml and the parameters of one run, as frozen, typed, validated objects."""
+"""params.yaml as frozen, typed and validated objects.
+
+`load_params` reads a file, `notebook_params` what papermill injected into a notebook. Every mistake is
+reported in one message that names the file, the key, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,11 +25,13 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from n2nlib.files import ROOT, UserError, digest, relative
+from n2nlib.files import ROOT, UserError, digest, read_json, relative
+
+T = TypeVar("T")
 
 
 def _number(value: object) -> object:
-    """YAML 1.1 reads `1e-3` as text: take such text as the number it means, and leave any other text to be refused."""
+    """YAML reads `1e-3` as text: turn such text into its number, and leave other text to be refused."""
     if isinstance(value, str) and "e" in value.lower():
         try:
             return float(value)
@@ -32,44 +40,34 @@ def _number(value: object) -> object:
     return value
 
 
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-
-
-NonNegative = Annotated[Float, Field(ge=0)]
-
-
-Positive = Annotated[Float, Field(gt=0)]
-
-
-Fraction = Annotated[Float, Field(gt=0, lt=1)]
-
-
-Count = Annotated[int, Field(ge=1)]
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-Arch = Literal["tconv", "upsample"]
-
-
-Loss = Literal["l1", "mse"]
-
-
-Optimizer = Literal["adam", "sgd"]
-
-
 def _distinct(values: tuple) -> tuple:
     if len(set(values)) < len(values):
-        raise ValueError("every value may stand once")
+        raise ValueError("each value may appear once")
     return values
 
 
-_LISTED = Field(min_length=1)
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+NonNegative = Annotated[Float, Field(ge=0)]
+Positive = Annotated[Float, Field(gt=0)]
+Fraction = Annotated[Float, Field(gt=0, lt=1)]
+Share = Annotated[Float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Side = Annotated[int, Field(ge=32, le=512, multiple_of=32)]  # pixels; five poolings halve the image
+Block = Annotated[int, Field(ge=1, le=16)]
+Arch = Literal["tconv", "upsample"]
+AnyArch = Literal["tconv", "upsample", "gated"]  # gated: the network of the best model, not in the report
+Loss = Literal["l1", "mse"]
+AnyLoss = Literal["l1", "mse", "huber"]
+Optimizer = Literal["adam", "sgd"]
+Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_distinct)]
+MaybeListed = Annotated[tuple[T, ...], AfterValidator(_distinct)]
+CropScale = Annotated[tuple[Positive, Positive], Field(description="(smallest, largest) share of the area")]
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key and a value of another type are errors (an integer is taken for a float)."""
+    """Frozen and strict: unknown keys and values of other types are errors (an integer passes as a float)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -80,61 +78,53 @@ class Pairs(Section):
     source: Literal["bundled", "folder", "imagenette", "ee559"]
     path: (
         str | None
-    )  # folder: photographs, or a folder that has train/ and val/; ee559: the folder of the two files
-    validation_path: (
-        str | None
-    )  # folder: the validation photographs; null: path/val, else a held-out fraction
-    holdout: Fraction  # folder without validation photographs: the share of its photographs that is held out
+    )  # folder: photographs, or a folder with train/ and val/; ee559: the folder of the two files
+    validation_path: str | None  # folder: the validation photographs; null: path/val, else a held-out share
+    holdout: Fraction  # folder without validation photographs: the share that is held out
     train: Count
     validation: Annotated[int, Field(ge=2)]
-    train_crop: Literal["whole", "square"]
-    validation_crop: Literal["whole", "square"]
-    min_crop: Annotated[
-        Float, Field(gt=0, le=1)
-    ]  # the smallest random square, as a share of the photograph's shorter side
-    size: Annotated[int, Field(ge=32, le=512)]  # pixels; five poolings halve it
-    block: Annotated[int, Field(ge=1, le=16)]  # pixels of the photograph behind one pixel of a pair
-    resample: bool  # true: new noisy versions of each training image in every epoch, from its blocks
+    test: Natural  # pairs of photographs on which nothing is chosen; 0: no test set
+    train_crop: Literal["whole", "square", "mixed"]  # mixed: each photograph whole once, then random squares
+    validation_crop: Literal["whole", "square"]  # of the validation and the test photographs
+    min_crop: Annotated[Float, Field(gt=0, le=1)]  # smallest random square, share of the shorter side
+    size: Side
+    block: Block  # one pixel of a pair stands for block x block pixels of the photograph
+    resample: bool  # true: new noisy versions of each training image in every epoch, drawn from its blocks
 
     @model_validator(mode="after")
     def _check(self) -> Pairs:
-        if self.size % 32:
-            raise ValueError(
-                f"pairs.size = {self.size}: five poolings halve the image; allowed: multiples of 32"
-            )
         if self.source == "folder" and self.path is None:
-            raise ValueError("pairs.path = null: source folder needs the folder's path")
-        if self.source == "ee559" and self.resample:
-            raise ValueError(
-                "pairs.resample = true: the course's files hold no blocks to draw from; allowed: false"
-            )
+            raise ValueError("pairs.path = null: source folder needs the path of the folder")
+        if self.source == "ee559":
+            for name in ("test", "resample"):
+                if getattr(self, name):
+                    given = json.dumps(getattr(self, name))
+                    allowed = json.dumps(type(getattr(self, name))(0))
+                    raise ValueError(
+                        f"pairs.{name} = {given}: the course has neither test images nor blocks; "
+                        f"allowed: {allowed}"
+                    )
         return self
 
 
 class Model(Section):
-    """The network's size; 48 is the published width."""
+    """Size of the network; the published width is 48."""
 
     width: Annotated[int, Field(ge=2, le=512)]
 
 
-CropScale = Annotated[
-    tuple[Positive, Positive], Field(description="(smallest, largest) share of the image's area")
-]
-
-
 class Training(Section):
-    """What all trainings share (section II of the paper; facts the text leaves out stand in params.yaml's comments)."""
+    """What all trainings share (section II of the report; params.yaml says what its text leaves out)."""
 
-    batch_size: Count
-    sigma_n: NonNegative  # standard deviation of the added Gaussian noise, in grey levels of [0, 255]
-    flips: Literal["image", "batch", "none"]  # batch: one draw a batch, as in the published code
+    batch_size: Count  # images per step, crops included
+    warmup: Share  # share of the steps over which the rate grows linearly
+    sigma_n: NonNegative  # standard deviation of the added Gaussian noise, grey levels of [0, 255]
+    flips: Literal["image", "batch", "none"]  # batch: one draw per batch, as in the published code
     shared_noise: bool  # true: the same Gaussian noise on input and target, as in the published code
-    tau_sharp: Positive  # sharpening factor of equation (1) where a model sharpens
+    tau_sharp: Positive  # sharpening factor of equation (1) for networks that sharpen
     global_crop: CropScale
     local_crop: CropScale
-    precision: Literal[
-        "float32", "bfloat16"
-    ]  # of the convolutions on a GPU; the CPU always computes in float32
+    precision: Literal["float32", "bfloat16"]  # of the layers on a GPU; a CPU always computes in float32
 
     @model_validator(mode="after")
     def _check(self) -> Training:
@@ -151,87 +141,81 @@ class LossRates(Section):
 
 
 class Rates(Section):
-    """Initial learning rate of each optimiser with each loss."""
+    """Initial learning rate for each optimiser and loss."""
 
     adam: LossRates
     sgd: LossRates
 
 
 class Ablation(Section):
-    """Table I: every combination of the lists, each once a seed."""
+    """Table I: every combination of the lists, with every seed."""
 
-    seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
-    loss: Annotated[tuple[Loss, ...], _LISTED, AfterValidator(_distinct)]
-    optimizer: Annotated[tuple[Optimizer, ...], _LISTED, AfterValidator(_distinct)]
-    sharpen: Annotated[tuple[bool, ...], _LISTED, AfterValidator(_distinct)]
-    crops: Annotated[tuple[bool, ...], _LISTED, AfterValidator(_distinct)]
-    arch: Annotated[tuple[Arch, ...], _LISTED, AfterValidator(_distinct)]
+    seeds: Listed[Seed]
+    loss: Listed[Loss]
+    optimizer: Listed[Optimizer]
+    sharpen: Listed[bool]
+    crops: Listed[bool]
+    arch: Listed[Arch]
     epochs: Count
-    crops_epochs: Count  # with crops every image is seen twice an epoch
-    annealing_steps: Annotated[int, Field(ge=0)]
+    crops_epochs: Count  # with crops an epoch has two images of each pair
+    annealing_steps: Natural
     learning_rates: Rates
 
 
 class Curves(Section):
-    """Figure 2: the best rows of Table I, trained for longer."""
+    """Fig. 2: the best settings of Table I, trained for longer."""
 
-    seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
-    candidates: Count
+    lists: Listed[Literal["ours", "report"]]  # our candidates A, B, C and the report's 1, 2, 3
+    seeds: Listed[Seed]
+    candidates: Annotated[int, Field(ge=1, le=26)]
     epochs: Count
     crops_epochs: Count
-    annealing_steps: Annotated[int, Field(ge=0)]
+    annealing_steps: Natural
     learning_rates: Rates
 
 
 class FineTuningRates(Section):
-    """The initial learning rates tried, by the optimiser of the chosen candidate."""
+    """Initial learning rates of Table III, by the optimiser of the chosen candidate."""
 
-    adam: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]
-    sgd: Annotated[tuple[Positive, ...], _LISTED, AfterValidator(_distinct)]
+    adam: Listed[Positive]
+    sgd: Listed[Positive]
 
 
 class FineTuning(Section):
     """Table III: every combination of the lists for the chosen candidate, and the final model."""
 
-    seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
-    sigma_n: Annotated[tuple[NonNegative, ...], _LISTED, AfterValidator(_distinct)]
-    tau_sharp: Annotated[tuple[NonNegative, ...], _LISTED, AfterValidator(_distinct)]
+    seeds: Listed[Seed]
+    sigma_n: Listed[NonNegative]
+    tau_sharp: Listed[NonNegative]  # 0: not sharpened; the report has no such rows
     learning_rate: FineTuningRates
-    annealing_steps: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _LISTED, AfterValidator(_distinct)]
+    annealing_steps: Listed[Natural]
     epochs: Count
-    final_epochs: Count  # of the model that is saved; the same as epochs: the best run of Table III itself
+    final_epochs: Count  # of the final model
 
 
 class Sizes(Section):
-    """The study of image sizes; its pairs have a block of their own, so that no photograph need be enlarged."""
+    """The study of image sizes. Its pairs have a smaller block, so that no photograph is enlarged."""
 
-    pixels: Annotated[
-        tuple[Annotated[int, Field(ge=32, le=512, multiple_of=32)], ...], _LISTED, AfterValidator(_distinct)
-    ]
-    block: Annotated[int, Field(ge=1, le=16)]
+    pixels: Listed[Side]
+    block: Block
     train: Count
     validation: Annotated[int, Field(ge=2)]
     epochs: Count
 
 
 class Beyond(Section):
-    """Notebook 07: the paper's future work, and the best model that can be had with a stated budget."""
+    """The studies of notebook 07."""
 
-    seeds: Annotated[tuple[Seed, ...], _LISTED, AfterValidator(_distinct)]
-    epochs: Count  # of every run but those of the sizes and the best model; with several crops an image fewer, for the same images
+    seeds: Listed[Seed]
+    epochs: Count  # of every study but that of sizes; with several crops per image fewer, for the same images
     learning_rate: Positive  # Adam, MSE
-    crops: Annotated[
-        tuple[Annotated[tuple[CropScale, ...], _LISTED], ...], AfterValidator(_distinct)
-    ]  # of each variant one crop an image for each scale
-    sigma_n: Annotated[
-        tuple[Positive, ...], AfterValidator(_distinct)
-    ]  # where shared and independent noise are compared
-    averaging: Annotated[
-        Float, Field(ge=0, lt=1)
-    ]  # decay of the exponential average of the weights, a step; 0: not tried
+    peak_rate: Positive  # highest rate of the one-cycle schedule
+    crops: MaybeListed[
+        Annotated[tuple[CropScale, ...], Field(min_length=1)]
+    ]  # variants: a scale for each crop
+    sigma_n: MaybeListed[Positive]  # where shared and independent noise are compared
+    averaging: Share  # decay per step of averaged weights; 0: not tried
     sizes: Sizes
-    best_epochs: Count
-    best_learning_rate: Positive  # the peak, where the best recipe is one cycle
 
     @model_validator(mode="after")
     def _check(self) -> Beyond:
@@ -241,23 +225,39 @@ class Beyond(Section):
                 raise ValueError(f"{given}: allowed: 0 < smallest < largest <= 1")
             if self.epochs % len(scales):
                 raise ValueError(
-                    f"{given}: {len(scales)} crops an image do not divide beyond.epochs = {self.epochs}"
+                    f"{given}: {len(scales)} crops per image do not divide beyond.epochs = {self.epochs}"
                 )
         return self
 
 
+class Best(Section):
+    """The best model (notebook 07): one long run with a recipe of its own, one-cycle rate and Adam."""
+
+    images: Count  # its budget: images of training, rounded to whole epochs
+    train: Count  # pairs of its own pair set, of the same photographs
+    resample: bool  # new noisy versions in every epoch
+    arch: AnyArch
+    width: Annotated[int, Field(ge=2, le=512)]
+    loss: AnyLoss
+    learning_rate: Positive  # highest rate of the one-cycle schedule
+    batch_size: Count
+    sigma_n: NonNegative
+    averaging: Share
+    flips: bool  # predict the mean over the four flips of an image
+    twin: bool  # train a twin on clean targets, too
+
+
 class Evaluation(Section):
-    """The paper's protocol: mean and standard deviation of the PSNR over `repeats` random subsets of `subset` images."""
+    """The report's protocol: mean and standard deviation of the PSNR over random halves of the set."""
 
     repeats: Annotated[int, Field(ge=2)]
-    subset: Count
 
 
 class Sweep(Section):
-    """Where the runs are trained: a local Dask cluster, or the scheduler at an address."""
+    """Where runs are trained: on a local Dask cluster, or on the scheduler at an address."""
 
-    scheduler: str | None  # tcp://host:8786; the environment variable N2N_SCHEDULER wins
-    workers: Count | None  # of the local cluster; null: one a core, or one a GPU
+    scheduler: str | None  # tcp://host:8786; the environment variable N2N_SCHEDULER takes precedence
+    workers: Count | None  # of the local cluster; null: one per core, or twelve per GPU
 
 
 class Params(Section):
@@ -265,8 +265,8 @@ class Params(Section):
 
     scale: Annotated[
         str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    ]  # names reports/<scale> and data/pairs/<scale>
-    seed: Seed  # of pairs and of evaluation subsets; the runs' seeds stand in their sections
+    ]  # names reports/<scale>, data/pairs/<scale>
+    seed: Seed  # of the pairs and of the evaluation subsets; runs have seeds of their own
     device: Literal["auto", "cpu", "cuda"]
     pairs: Pairs
     model: Model
@@ -275,16 +275,9 @@ class Params(Section):
     curves: Curves
     fine_tuning: FineTuning
     beyond: Beyond
+    best: Best
     evaluation: Evaluation
     sweep: Sweep
-
-    @model_validator(mode="after")
-    def _check(self) -> Params:
-        if self.evaluation.subset > self.pairs.validation:
-            raise ValueError(
-                f"evaluation.subset = {self.evaluation.subset}: larger than the validation set; allowed: 1 to pairs.validation = {self.pairs.validation}"
-            )
-        return self
 
     @property
     def reports(self) -> Path:
@@ -295,10 +288,14 @@ class Params(Section):
     def pairs_folder(self) -> Path:
         return ROOT / "data" / "pairs" / self.scale
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of every parameter that can change a number: all but where the work is done."""
-        return digest(self.model_dump(mode="json", exclude={"sweep", "device"}))
+    def used(self, sections: list[str]) -> dict[str, Any]:
+        """The values of some sections as JSON."""
+        return self.model_dump(mode="json", include=set(sections))
+
+    def hash(self, sections: list[str] | None = None) -> str:
+        """SHA-256 of the parameters in `sections` (default: all) that can change a number."""
+        names = set(sections or type(self).model_fields) - {"sweep", "device"}
+        return digest(self.used(sorted(names)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -307,7 +304,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{relative(path)}: cannot be read ({error})") from error
     try:
-        value = YAML(typ="safe", pure=True).load(text)  # YAML 1.2, refuses a key that stands twice
+        value = YAML(typ="safe", pure=True).load(text)  # YAML 1.2; refuses duplicate keys
     except YAMLError as error:
         raise UserError(f"{relative(path)}: not valid YAML: {error}") from error
     if not isinstance(value, dict):
@@ -316,7 +313,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Any, over: Any) -> Any:
-    """`over` on top of `base`, dictionaries key by key, anything else replaced."""
+    """`over` on top of `base`: dictionaries key by key, anything else replaced."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return base | {key: _merged(base.get(key), value) for key, value in over.items()}
@@ -324,7 +321,7 @@ def _merged(base: Any, over: Any) -> Any:
 
 def _has(tree: Any, keys: tuple) -> bool:
     for key in keys:
-        if isinstance(key, int):  # an element of a list, which is given whole
+        if isinstance(key, int):  # an element of a list; lists are given whole
             return True
         if not isinstance(tree, dict) or key not in tree:
             return False
@@ -336,19 +333,16 @@ def _section(keys: tuple) -> type[BaseModel]:
     """The section that holds the key at the end of `keys`."""
     section: type[BaseModel] = Params
     for key in keys[:-1]:
-        section = section.model_fields[key].annotation  # sections nest in sections alone
+        section = section.model_fields[key].annotation
     return section
 
 
 def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
-    """One problem that pydantic found, for a person: file, key, value, what is allowed."""
+    """One problem that pydantic found, for a person: file, key, value and what is allowed."""
     keys = tuple(error["loc"])
     named = ".".join(map(str, keys))
-    where = (
-        "the given parameters"
-        if _has(overrides, keys[:1] if error["type"] == "missing" else keys)
-        else source
-    )
+    given = _has(overrides, keys[:1] if error["type"] == "missing" else keys)
+    where = "the given parameters" if given else source
     if error["type"] == "extra_forbidden":
         allowed = list(_section(keys).model_fields)
         near = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
@@ -356,55 +350,59 @@ def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
         return f"{where}: {named} = {error['input']!r}: unknown key; {hint}allowed: {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"{where}: {named}: missing; every key must have a value"
-    if error["type"] == "value_error" and "=" in str(
-        error["ctx"]["error"]
-    ):  # raised by a section's own check, which names its key
+    if error["type"] == "value_error" and "=" in str(error["ctx"]["error"]):  # a check that names its key
         return f"{'the given parameters over ' if overrides else ''}{source}: {error['ctx']['error']}"
     allowed = error["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     return f"{where}: {named} = {error['input']!r}: {allowed}"
 
 
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
-    """The parameters of `path` (default: params.yaml), with `overrides` (a tree of any part of them) on top.
+    """The parameters of `path` (default: params.yaml), with `overrides` (any part of the tree) on top.
 
-    Raises `UserError` with a line a problem: file, key, value and what is allowed.
+    Raises `UserError` with one line for each problem: file, key, value and what is allowed.
     """
     path = Path(path) if path is not None else ROOT / "params.yaml"
     overrides = overrides or {}
     tree = _merged(_read_yaml(path), overrides)
     try:
-        return Params.model_validate_json(
-            json.dumps(tree, default=str)
-        )  # strict JSON: lists become tuples, nothing else is bent
+        return Params.model_validate_json(json.dumps(tree, default=str))  # strict JSON: lists become tuples
     except ValidationError as error:
-        raise UserError(
-            "\n".join(_message(one, relative(path), overrides) for one in error.errors())
-        ) from None
+        lines = [_message(one, relative(path), overrides) for one in error.errors()]
+        raise UserError("\n".join(lines)) from None
 
 
-_first_call = True
+@cache
+def sections_of(notebook: str) -> list[str]:
+    """The parameters that notebooks/<notebook>.ipynb lists in its parameters cell, in order.
+
+    They are what papermill injects and what the stage of the notebook depends on. Raises `UserError` if the
+    notebook has no such cell.
+    """
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    for cell in read_json(path)["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return list(_assigned("".join(cell["source"])))
+    raise UserError(f"{relative(path)}: has no cell with the tag parameters")
+
+
+def _assigned(source: str) -> dict[str, None]:
+    """The names that `source` assigns, in order."""
+    targets = [node.targets for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {target.id: None for one in targets for target in one if isinstance(target, ast.Name)}
 
 
 def notebook_params(namespace: dict[str, Any]) -> Params:
-    """The parameters that papermill injected into a notebook (`globals()`); what it left out comes from params.yaml.
+    """The parameters of a notebook: what papermill injected on top of params.yaml.
 
-    The first call in a kernel, before anything else is defined, also refuses names that are no parameter: misspelt keys.
-    Raises `UserError`.
+    `namespace` is the notebook's `globals()`. Names that the injected cell assigns and that are no parameter
+    are misspelt keys and refused; names that a reader defines are left alone. Raises `UserError`.
     """
-    global _first_call
     given = {key: namespace[key] for key in Params.model_fields if namespace.get(key) is not None}
-    if _first_call:
-        plain = (bool, int, float, str, list, dict)
-        hidden = {"In", "Out"} | set(Params.model_fields)
-        given |= {
-            key: value
-            for key, value in namespace.items()
-            if isinstance(value, plain) and key not in hidden and not key.startswith("_")
-        }
-        _first_call = False
+    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
+    for name in (name for cell in cells for name in _assigned(cell)):
+        if name in namespace and name not in Params.model_fields:
+            given[name] = namespace[name]
     params = load_params(overrides=given)
     if given and params != load_params():
-        print(
-            f"Parameters given to this notebook differ from params.yaml; results go to {relative(params.reports)}."
-        )
+        print(f"Some parameters differ from params.yaml; results go to {relative(params.reports)}.")
     return params

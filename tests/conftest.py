@@ -1,23 +1,30 @@
-"""Shared by the tests: small parameters, small pair sets, copies of the project to run for real."""
+"""Shared by the tests: small parameters, a small pair set, and copies of the project to run commands in."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from n2nlib import runs
 from n2nlib.files import ROOT
-from n2nlib.pairs import PairSet, build_pairs, load_pairs
+from n2nlib.pairs.pair_set import PairSet, build_pairs, load_pairs
 from n2nlib.params import Params, load_params
-from n2nlib.sections import RunParams
+from n2nlib.train import runs
+from n2nlib.train.runs import RunParams
 
 SMOKE = ROOT / "params" / "smoke.yaml"
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +53,7 @@ def rng() -> np.random.Generator:
 
 
 def a_run(**changes: object) -> RunParams:
-    """A small run; `changes` on top."""
+    """A small run with `changes`."""
     values = {
         "seed": 0,
         "width": 4,
@@ -67,35 +74,71 @@ def a_run(**changes: object) -> RunParams:
     return RunParams(**(values | changes))
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Make `target` what `source` is, time stamps included."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
 class Project:
-    """A copy of the project in a temporary folder, with a git history of its own, to run commands in."""
+    """A copy of the working tree with a git history of its own, to run commands in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+        listing = ["git", "ls-files", "-co", "--exclude-standard"]
+        listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
         for name in listed.stdout.splitlines():
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
-            subprocess.run([*git, *command], cwd=folder, check=True)
+        self.git("init", "-q")
+        self.git("config", "user.name", "test")
+        self.git("config", "user.email", "test@example.org")
+        self.commit()
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True).stdout
+
+    def commit(self, *ignored: str) -> None:
+        """Commit everything, and paths that .gitignore leaves out."""
+        self.git("add", "-A")
+        if ignored:
+            self.git("add", "-f", *ignored)
+        self.git("commit", "-qm", "state")
 
     @property
     def environment(self) -> dict[str, str]:
-        scripts = str(Path(sys.executable).parent)
-        return os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.folder), "PYTHONUNBUFFERED": "1"}
+        """That of an activated environment whose n2nlib is the copy's."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ours = {"PATH": path, "PYTHONPATH": str(self.folder), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+        return os.environ | ours
 
-    def run(self, *command: str, cwd: Path | None = None, timeout: float = 600) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: str, cwd: Path | None = None, **more_environment: str
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
             command,
             cwd=cwd or self.folder,
-            env=self.environment,
+            env=self.environment | more_environment,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=900,
             stdin=subprocess.DEVNULL,
         )
+
+    def succeed(self, *command: str, cwd: Path | None = None, **more_environment: str) -> str:
+        """Run a command that must succeed; returns its standard output."""
+        done = self.run(*command, cwd=cwd, **more_environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def n2n(self, *arguments: str) -> str:
+        return self.succeed(sys.executable, "-m", "n2nlib", *arguments)
 
     def start(self, *command: str) -> subprocess.Popen:
         """Start `command` as the leader of a process group of its own."""
@@ -110,20 +153,63 @@ class Project:
             start_new_session=True,
         )
 
+    def kill_after(self, process: subprocess.Popen, seconds: float) -> None:
+        """Kill a started command with its process group and wait until no orphan of it writes runs."""
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        time.sleep(3)  # a kernel and its workers notice within a second that they are orphans
+        before = self.stored_runs()
+        time.sleep(2)
+        assert self.stored_runs() == before
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    @contextmanager
+    def restored(self, *paths: str) -> Iterator[None]:
+        """Put files and folders back as they are now, and params.yaml and dvc.lock with them."""
+        with tempfile.TemporaryDirectory() as scratch:
+            copies = {
+                path: Path(scratch) / str(number)
+                for number, path in enumerate((*paths, "params.yaml", "dvc.lock"))
+            }
+            for path, copy in copies.items():
+                _copy(self.folder / path, copy)
+            try:
+                yield
+            finally:
+                for path, copy in copies.items():
+                    _copy(copy, self.folder / path)
+
+    def reports(self, scale: str = "smoke") -> Path:
+        return self.folder / "reports" / scale
+
     def tables(self, scale: str = "smoke") -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted((self.folder / "reports" / scale / "tables").glob("*.csv"))}
+        """The bytes of every result table, by "<notebook>/<table>.csv"."""
+        found = sorted(self.reports(scale).glob("*/*.csv"))
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
 
     def stored_runs(self) -> dict[str, int]:
-        """run.json of every finished run, with the time it was written."""
+        """run.json of every finished run, by "<stage>/<run>", with the time it was written."""
         found = (self.folder / "data" / "runs").glob("[!.]*/*/run.json")
         return {f"{path.parent.parent.name}/{path.parent.name}": path.stat().st_mtime_ns for path in found}
+
+    def metrics(self, scale: str = "smoke") -> dict[str, float]:
+        return json.loads((self.reports(scale) / "06_discussion" / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="session")
 def smoke_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project whose scale smoke was rebuilt, once for all tests; who changes it works on a copy of it or puts it back."""
+    """A copy of the project whose scale smoke was rebuilt by DVC and committed, once for all tests.
+
+    Whoever changes it puts it back or works on a copy.
+    """
     copy = Project(tmp_path_factory.mktemp("project"))
-    for command in ([sys.executable, "-m", "n2nlib", "scale", "smoke"], ["dvc", "repro"]):
-        done = copy.run(*command)
-        assert done.returncode == 0, done.stdout + done.stderr
+    copy.n2n("scale", "smoke")
+    copy.succeed("dvc", "repro")
+    copy.commit("reports/smoke")
     return copy

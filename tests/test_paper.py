@@ -1,27 +1,41 @@
-"""The paper: no result is typed into its prose, its sentences follow the numbers, and it has the pages of a paper."""
+"""Our paper: no result is typed into its prose, and its sentences and tables follow the results."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import Project
 from pypdf import PdfReader
 
-from n2nlib.files import ROOT
+from n2nlib.experiments import published
+from n2nlib.files import ROOT, UserError
+from n2nlib.params import Params, load_params
+from n2nlib.report import typeset
 
-LENGTH = r"\d+(?:\.\d+)?(?:pt|em|cm|fr)\b"  # layout, not results
-UNITS = r"dB|%|pixels?|grey levels?|epochs?|runs?|images?|pairs?|seeds?|claims?|photographs?|seconds?|minutes?|hours?|s|min|h|MB|GB"
+LAYOUT = r"\d+(?:\.\d+)?(?:pt|em|cm|fr)\b|\w+: \d+%"  # lengths and shares, not results
+UNITS = (
+    r"dB|%|pixels?|grey levels?|epochs?|runs?|images?|pairs?|seeds?|claims?|photographs?|seconds?|minutes?|"
+    r"hours?|s|min|h|MB|GB"
+)
+PLACEHOLDER = "https://example.org/n2nlib"  # to be replaced in CITATION.cff once the project has an address
+VERDICTS = ("reproduced", "not reproduced", "too small to matter", "inconclusive", "not tested")
+
+
+# The template
 
 
 def _prose() -> str:
-    text = (ROOT / "reports" / "paper.typ").read_text()
-    _, prose = re.split(r"^// -+ prose$", text, flags=re.M)
-    return re.sub(LENGTH, "", re.sub(r"^//.*$", "", prose, flags=re.M))
+    text = (ROOT / "reports" / "paper.typ").read_text(encoding="utf-8")
+    _, prose = re.split(r"^// -+ prose$", text, flags=re.MULTILINE)
+    return re.sub(LAYOUT, "", re.sub(r"^//.*$", "", prose, flags=re.MULTILINE))
 
 
 def _typed_numbers(prose: str) -> list[str]:
@@ -35,61 +49,256 @@ def test_no_number_is_typed_into_the_prose() -> None:
         assert _typed_numbers(_prose() + f"\nIt {typed}.\n")
 
 
+def test_every_reference_can_be_found_and_is_cited() -> None:
+    entries = re.split(r"^@", (ROOT / "reports" / "references.bib").read_text("utf-8"), flags=re.MULTILINE)[
+        1:
+    ]
+    for entry in entries:
+        name = re.match(r"\w+\{(\w+),", entry)[1]
+        assert f"@{name}" in _prose()
+        assert "year = " in entry
+        if name != "report":  # a student report, whose repository is the next entry
+            assert re.search(r"^  (doi|isbn|url|pages) = ", entry, re.MULTILINE), name
+
+
+def test_citation_file() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["repository-code"] == PLACEHOLDER
+    assert str(citation["date-released"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    report, noise2noise = citation["references"]
+    assert [author["family-names"] for author in report["authors"]] == ["Cerasi", "Borg", "Feith"]
+    assert noise2noise["doi"] in (ROOT / "reports" / "references.bib").read_text("utf-8")
+
+
+# What paper.json is made of
+
+
+def test_numbers_are_written_for_print() -> None:
+    assert typeset.number(-1234.567) == "−1,234.57"
+    assert typeset.number(float("nan")) == "–"
+    assert typeset.change(0.314, -0.001, 0.5) == "+0.31\xa0dB [0.00, +0.50]"
+    assert typeset.change(float("nan")) == "not measured"
+    assert [typeset.scientific(rate) for rate in (1e-4, 5e-6, 2.5e-4)] == [
+        "10⁻⁴",
+        "5\xa0×\xa010⁻⁶",
+        "2.5\xa0×\xa010⁻⁴",
+    ]
+    assert [typeset.listed(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def _differing(params: Params) -> set[str]:
+    found = typeset.departures(params)
+    assert found["setting"].is_unique
+    return set(found.loc[found["differs"], "setting"])
+
+
+def test_departures_follow_the_parameters() -> None:
+    paper = load_params(ROOT / "params" / "paper.yaml")
+    changes = {
+        "pairs": {"source": "ee559", "path": None, "test": 0, "train_crop": "whole", "train": 50_000},
+        "training": {"warmup": 0.0, "flips": "batch", "shared_noise": True},
+        "ablation": {
+            "seeds": [0],
+            "learning_rates": {"adam": {"l1": 1e-4, "mse": 1e-5}, "sgd": {"l1": 1e-5, "mse": 1e-6}},
+        },
+        "fine_tuning": {"tau_sharp": [1.0, 2.0]},
+    }
+    as_published = load_params(ROOT / "params" / "paper.yaml", changes)
+    always = {"Batch", "Epochs, Fig. 2", "Precision", "Evaluation"}  # the report has several, or does not say
+    assert _differing(as_published) == always
+    assert published.is_published_experiment(as_published)
+    for section, changed in (
+        ("training", {"warmup": 0.1}),
+        ("training", {"local_crop": [0.1, 0.4]}),
+        ("pairs", {"train": 40_000}),
+        ("ablation", {"epochs": 19}),
+    ):
+        over = changes | {section: changes[section] | changed}
+        assert len(_differing(load_params(ROOT / "params" / "paper.yaml", over)) - always) == 1
+    assert {"Photographs", "Test pairs", "Warm-up"} < _differing(paper)
+
+
+def _longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with params/ alone, and a folder for the Table I of scale paper."""
+    (tmp_path / "params").mkdir()
+    text = (ROOT / "params" / "paper.yaml").read_text("utf-8")
+    (tmp_path / "params" / "paper.yaml").write_text(text, "utf-8")
+    for module in ("n2nlib.report.typeset", "n2nlib.params"):
+        monkeypatch.setattr(f"{module}.ROOT", tmp_path)
+    folder = tmp_path / "reports" / "paper" / "03_ablation"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_the_published_length_needs_no_second_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    """A Table I without the columns of the report's evaluation: here the report's own, as if it were ours."""
+    folder = _longer(tmp_path, monkeypatch)
+    assert typeset.published_length(params) is None
+    table = published.table1().assign(seed=0, psnr_full=lambda frame: frame["psnr_mean"], run="a")
+    table.to_csv(folder / "table1_ablation.csv", index=False)
+    found = typeset.published_length(params)
+    assert found["verdicts"]["sharpening_better"] == "reproduced"
+    assert found["verdicts"]["adam_faster"] == "not tested"
+    assert found["effects"]["sharpen"].pairs == 16
+    assert found["images"] == 1_000_000
+    assert typeset.published_length(params.model_copy(update={"scale": "paper"})) is None
+
+
+def test_a_shorter_training_is_not_called_the_published_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    folder = _longer(tmp_path, monkeypatch)
+    published.table1().assign(seed=0, run="a").to_csv(folder / "table1_ablation.csv", index=False)
+    path = tmp_path / "params" / "paper.yaml"
+    path.write_text(path.read_text("utf-8").replace("train: 50000", "train: 40000"), "utf-8")
+    assert typeset.published_length(params) is None
+
+
+# The typeset paper, over the results of scale smoke
+
+
 @pytest.fixture(scope="module")
-def project(smoke_project: Project) -> Project:
-    return smoke_project
-
-
-def _text(project: Project) -> str:
-    pages = PdfReader(project.folder / "reports" / "smoke" / "paper.pdf").pages
-    return " ".join(" ".join(page.extract_text() for page in pages).split())
-
-
-def test_the_paper_has_its_parts(project: Project) -> None:
-    reports = project.folder / "reports" / "smoke"
-    assert 3 <= len(PdfReader(reports / "paper.pdf").pages) <= 5
-    text = _text(project)
-    for part in ("Abstract.", "Introduction", "Method", "Results", "Discussion", "Conclusion", "Appendix", "References", "How this was made."):
-        assert part in text
-    for name in ("Table I:", "Table II:", "Table III:", "Figure 1:", "Figure 2:"):
-        assert name in text
-    facts = json.loads((reports / "facts.json").read_text())
-    assert f"commit {facts['commit'].split()[0]}" in text
-    assert f"{json.loads((reports / 'metrics.json').read_text())['final_psnr_full']:.2f} dB" in text
-    assert facts["runs"] == len({name.split("/")[1] for name in project.stored_runs()})  # one training can stand in two stages
-    assert 'href="paper.pdf"' in (reports / "index.html").read_text()
-
-
-def test_numbers_and_sentences_follow_the_results(project: Project) -> None:
-    """A changed result changes the sentence around it; the copies are put back for the tests that follow."""
-    reports = project.folder / "reports" / "smoke"
-    changed = [reports / "metrics.json", reports / "tables" / "claims.csv"]
-    before = {path: path.read_bytes() for path in [*changed, reports / "paper.pdf", reports / "facts.json"]}
-    texts = {}
-    for verdict in ("reproduced", "not reproduced", "inconclusive", "not tested at this scale"):
-        claims = pd.read_csv(changed[1])
-        claims["verdict"] = verdict
-        claims.to_csv(changed[1], index=False)
-        changed[0].write_text(re.sub(r'"final_psnr_full": [-\d.]+', '"final_psnr_full": 98.76', changed[0].read_text()))
-        done = project.run(sys.executable, "-m", "n2nlib", "paper")
-        assert done.returncode == 0, done.stderr
-        texts[verdict] = _text(project)
+def project(smoke_project: Project) -> Iterator[Project]:
+    """The rebuilt copy; what the tests change is put back."""
+    reports = smoke_project.reports()
+    before = {path: path.read_bytes() for path in reports.rglob("*") if path.is_file()}
+    yield smoke_project
     for path, content in before.items():
         path.write_bytes(content)
-    assert all("98.76 dB" in text for text in texts.values())
-    assert "it helps, as reported" in texts["reproduced"]
-    assert "it hurts" in texts["not reproduced"]
-    assert "the interval holds zero" in texts["inconclusive"]
-    assert "These do not:" in texts["not reproduced"]
-    assert "These do not:" not in texts["reproduced"]
 
 
-def test_a_missing_result_is_a_message(project: Project) -> None:
-    table: Path = project.folder / "reports" / "smoke" / "tables" / "references.csv"
-    content = table.read_bytes()
-    table.unlink()
+def _pages(project: Project) -> list[str]:
+    pages = PdfReader(project.reports() / "paper.pdf").pages
+    return [" ".join(page.extract_text().split()) for page in pages]
+
+
+def _paper(project: Project) -> dict:
+    return json.loads((project.reports() / "paper.json").read_text("utf-8"))
+
+
+def _table(project: Project, name: str) -> pd.DataFrame:
+    return pd.read_csv(project.reports() / f"{name}.csv")
+
+
+def test_the_paper_has_its_parts_in_order(project: Project) -> None:
+    pages, paper = _pages(project), _paper(project)
+    assert 5 <= len(pages) <= 8
+    text = " ".join(pages)
+    front = [paper["title"], *paper["authors"], "Abstract.", "1 Introduction", "2 Related work", "3 Method"]
+    later = ["Limitations", "Reproducibility", "References"]
+    places = [text.index(part) for part in front] + [text.rindex(part) for part in later]
+    assert places == sorted(places)
+    assert all(f"({number})" in text for number in (1, 2, 3))  # the equations
+    assert paper["made"]["commit"].split()[0] in text
+    assert paper["made"]["machines"] in text
+    assert f"{paper['made']['runs']} runs" in text
+    for kind, count in (("Figure", len(typeset.FIGURES)), ("Table", len(paper["tables"]))):
+        captions = [
+            next(page for page, said in enumerate(pages) if re.search(rf"{kind} {number}: ", said))
+            for number in range(1, count + 1)
+        ]
+        assert captions == sorted(captions)
+
+
+def test_the_prose_has_no_code_in_it(project: Project) -> None:
+    text = " ".join(_pages(project)).replace("deeplearning_project", "")
+    assert re.findall(r"\b[a-z]+_[a-z_]+\b|\bn2nlib\b|\bTrue\b|\bnan\b|\bNone\b", text) == []
+
+
+def test_the_tables_are_those_of_the_results(project: Project) -> None:
+    found = _paper(project)["tables"]
+    claims, references = _table(project, "06_discussion/claims"), _table(project, "07_beyond/references")
+    verdicts = found["verdicts"]
+    assert [row[4] for row in verdicts["rows"]] == claims["verdict"].tolist()
+    assert [f"{row[0]}: {row[1]}" for row in verdicts["rows"]] == claims["statement"].tolist()
+    assert [row[:2] for row in found["models"]["rows"]] == [
+        [row.method, f"{row.psnr_full:.2f}".replace("-", "−")] for row in references.itertuples()
+    ]
+    table1 = _table(project, "03_ablation/table1_ablation")
+    noisy = _table(project, "01_data/baselines")["psnr_full"][0]
+    cells = [cell for row in found["ablation"]["rows"] for cell in row]
+    alive = table1[table1["psnr_full"] >= noisy]
+    assert {f"{row.psnr_mean:.2f} ± {row.psnr_std:.2f}" for row in alive.itertuples()} <= set(cells)
+    assert cells.count("failed") >= (table1["psnr_full"] < noisy).sum()  # one seed: a cell is a run
+    printed = {f"{row.psnr_mean:.2f} ± {row.psnr_std:.2f}" for row in published.table1().itertuples()}
+    assert printed <= set(cells)
+    for sheet in found.values():
+        assert all(len(row) == len(sheet["head"]) for row in sheet["rows"])
+        assert sum(span for _, span in sheet["groups"]) in (0, len(sheet["head"]))
+
+
+def test_sentences_follow_the_verdicts(project: Project) -> None:
+    path = project.reports() / "06_discussion" / "claims.csv"
+    claims = pd.read_csv(path)
+
+    def text(trained: str, evaluated: str) -> str:
+        changed = claims.assign(verdict=trained, verdict_report_evaluation=evaluated)
+        changed.to_csv(path, index=False)
+        project.n2n("paper")
+        return " ".join(_pages(project))
+
+    texts = {verdict: text(verdict, verdict) for verdict in VERDICTS}
+    sentences = {
+        "reproduced": "TConv is worse here, too.",
+        "not reproduced": "That TConv is worse is ruled out here.",
+        "too small to matter": "The difference is too small to matter, so either may be used.",
+        "inconclusive": "Whether TConv is worse stays open.",
+        "not tested": "This scale does not train the report’s candidates.",
+    }
+    for verdict, sentence in sentences.items():
+        assert [name for name, said in texts.items() if sentence in said] == [verdict]
+    main = {
+        "Our networks show the gain in both evaluations": ["reproduced"],
+        "Our networks show this gain in neither evaluation": ["not reproduced", "too small to matter"],
+        "This scale leaves open where the gain comes from": ["inconclusive", "not tested"],
+    }
+    for sentence, verdicts in main.items():
+        assert [name for name, said in texts.items() if sentence in said] == verdicts
+    finding = "The report’s main result is a matter of how networks were evaluated."
+    assert finding in text("too small to matter", "reproduced")
+    assert not any(finding in said for said in texts.values())
+
+
+def test_a_changed_number_changes_the_text(project: Project) -> None:
+    path = project.reports() / "07_beyond" / "references.csv"
+    before = path.read_bytes()
+    table = pd.read_csv(path)
+    table.loc[table["method"] == "final model", "psnr_full"] = 98.7654
+    table.to_csv(path, index=False)
+    project.n2n("paper")
+    assert "the final network reaches 98.77 dB" in _pages(project)[0]
+    path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "name", ["07_beyond/references.csv", "06_discussion/effects.csv", "03_ablation/failures.svg"]
+)
+def test_a_missing_result_is_a_message_that_names_its_notebook(project: Project, name: str) -> None:
+    path, paper = project.reports() / name, project.reports() / "paper.pdf"
+    content, typeset_before = path.read_bytes(), paper.read_bytes()
+    path.unlink()
     done = project.run(sys.executable, "-m", "n2nlib", "paper")
-    table.write_bytes(content)
+    path.write_bytes(content)
     assert done.returncode == 1
-    assert "references.csv: missing" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"{name}: missing; run notebook {name.split('/')[0]} first" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert paper.read_bytes() == typeset_before
+
+
+def test_a_template_that_does_not_compile_is_a_message(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    broken = tmp_path / "reports" / "paper.typ"
+    broken.parent.mkdir()
+    broken.write_text("#unknown-function()", "utf-8")
+    monkeypatch.setattr(typeset, "ROOT", tmp_path)
+    monkeypatch.setattr(typeset, "SOURCE", broken)
+    monkeypatch.setattr(typeset, "contents", lambda params: {})
+    monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path / "reports" / "smoke"))
+    with pytest.raises(UserError, match=r"does not compile.*unknown-function"):
+        typeset.write_paper(params)
+    assert not (tmp_path / "reports" / "smoke" / "paper.pdf").exists()

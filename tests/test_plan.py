@@ -1,64 +1,84 @@
-"""The plan: what is stale and why, how many runs, and that it changes nothing."""
+"""The plan: what is stale and why, which runs are missing, and that planning changes nothing."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import Project
+import torch
+from conftest import Project, a_run
 
-from n2nlib.plan import _makespan
-
-
-def test_the_last_worker_counts() -> None:
-    assert _makespan([3, 3, 3], 2) == 6
-    assert _makespan([5, 1, 1, 1, 1, 1], 2) == 5
-    assert _makespan([2, 2], 8) == 2
+from n2nlib.experiments import beyond
+from n2nlib.params import Params
+from n2nlib.report import plan
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    copy = Project(tmp_path_factory.mktemp("plan"))
-    copy.run(sys.executable, "-m", "n2nlib", "scale", "smoke")
-    return copy
+@pytest.fixture
+def nowhere(params: Params, runs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Scale smoke without runs and without pair sets."""
+    monkeypatch.setattr(beyond, "set_folder", lambda params, name: tmp_path / "pairs" / name)
+    return params
 
 
-def _rows(project: Project) -> tuple[dict[str, str], str]:
-    done = project.run(sys.executable, "-m", "n2nlib", "plan")
-    assert done.returncode == 0, done.stderr
-    rows = {line.split()[0]: line for line in done.stdout.splitlines() if re.match(r"[a-z_]+ ", line)}
-    return rows, done.stdout
+def test_from_nothing_every_run_is_missing(nowhere: Params, tmp_path: Path) -> None:
+    works = plan.runs_to_train(nowhere)
+    ablation, grid = nowhere.ablation, nowhere.fine_tuning
+    factors = ("loss", "optimizer", "sharpen", "crops", "arch", "seeds")
+    settings = [len(getattr(ablation, name)) for name in factors]
+    expected = torch.tensor(settings).prod().item()
+    assert len(works["03_ablation"].missing) == len(works["03_ablation"].names) == expected
+    share = expected // len(ablation.crops) * nowhere.pairs.train
+    whole, cropped = share * ablation.epochs, 2 * share * ablation.crops_epochs
+    assert works["03_ablation"].images == whole + cropped  # an epoch of crops has two images of each pair
+    fine = len(grid.sigma_n) * len(grid.tau_sharp) * len(grid.annealing_steps) * len(grid.seeds)
+    rates = {len(grid.learning_rate.adam), len(grid.learning_rate.sgd)}
+    longer = grid.final_epochs != grid.epochs  # else the final model is a run of the grid
+    assert len(works["05_fine_tuning"].names) in {fine * count + longer for count in rates}
+    missing = [name for work in works.values() for name in work.missing]
+    assert len(missing) == len(set(missing))  # a run of two notebooks is trained once
+    assert set(missing) == {name for work in works.values() for name in work.names}
+    assert not list(tmp_path.iterdir())  # planning made nothing
 
 
-def test_from_nothing_everything_would_be_trained(project: Project) -> None:
-    before = sorted(path for path in project.folder.rglob("*") if ".dvc" not in path.parts and "__pycache__" not in path.parts)
-    rows, output = _rows(project)
-    assert "32/32" in rows["ablation"]
-    assert "3/3" in rows["curves"]
-    assert "37/37" in rows["fine_tuning"]  # the final model has epochs of its own at scale smoke
-    assert "3,072" in rows["ablation"]  # 16 runs of 2 epochs and 16 of 1 epoch with two crops, 48 pairs each
-    assert "61/61" in rows["beyond"]  # with the final model trained on clean targets; the best model is one of the studies here
-    assert "In all 133 runs to train" in output
-    assert sorted(path for path in project.folder.rglob("*") if ".dvc" not in path.parts and "__pycache__" not in path.parts) == before
+def test_the_time_is_that_of_steps_and_predictions(params: Params) -> None:
+    pairs = params.pairs.model_copy(update={"train": 100, "validation": 30})
+    of = params.model_copy(update={"pairs": pairs})
+    runs = {"a": a_run(epochs=10), "b": a_run(epochs=10, validate_every_epoch=False)}
+    work = plan.Work(set(runs), {name: (run, of) for name, run in runs.items()})
+    assert work.images == 2000
+    rates = {("upsample", 4, 16, False, pairs.size): 50.0}
+    seconds = plan.seconds_of(work, torch.device("cpu"), rates)
+    assert seconds == pytest.approx((1000 + 10 * 30 / 3) / 50 + (1000 + 30 / 3) / 50)
 
 
-def test_after_two_stages_the_rest_follows(project: Project) -> None:
-    done = project.run("dvc", "repro", "ablation")
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows, _ = _rows(project)
-    assert "up to date" in rows["data"]
-    assert "up to date" in rows["ablation"]
-    assert "3/3" in rows["curves"]
-    path = project.folder / "params.yaml"
-    path.write_text(path.read_text().replace("  seeds: [0]\n  loss: [l1, mse]", "  seeds: [0, 1]\n  loss: [l1, mse]"))
-    rows, _ = _rows(project)
-    assert "32/64" in rows["ablation"]
-    assert "params" in rows["ablation"]
-    assert "37/37" in rows["fine_tuning"]
-    model = Path(project.folder / "n2nlib" / "model.py")
-    model.write_text(model.read_text() + "\n# edited\n")
-    rows, _ = _rows(project)
-    assert "64/64" in rows["ablation"]
-    assert "model.py modified" in rows["ablation"]
+def test_a_wider_network_is_measured_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SECONDS", 0.2)
+    narrow, wide = (plan.images_per_second(a_run(width=w), 32, torch.device("cpu")) for w in (4, 48))
+    assert narrow > 2 * wide > 0
+
+
+def _rows(output: str) -> dict[str, str]:
+    """Stage -> its line."""
+    return {line.split()[0]: line for line in output.splitlines() if re.match(r"[a-z_]+ ", line)}
+
+
+def test_after_a_rebuild(smoke_project: Project) -> None:
+    output = smoke_project.n2n("plan")
+    assert "0 runs to train" in output
+    rows = _rows(output)
+    assert all(line.endswith(" up to date") for name, line in rows.items() if name != "stage")
+    assert {"data", "ablation", "paper"} < set(rows)
+    try:
+        smoke_project.edit("params.yaml", "fine_tuning:", "fine_tuning:\n  # edited")
+        assert "0 runs to train" in smoke_project.n2n("plan")  # a comment is no change
+        text = (smoke_project.folder / "params.yaml").read_text()
+        changed = re.sub(r"(ablation:.*?seeds: )\[0\]", r"\g<1>[0, 7]", text, count=1, flags=re.DOTALL)
+        assert changed != text
+        (smoke_project.folder / "params.yaml").write_text(changed)
+        rows = _rows(smoke_project.n2n("plan"))
+    finally:
+        smoke_project.git("checkout", "params.yaml")
+    line = next(line for line in rows.values() if "32/64" in line)
+    assert "params.yaml: ablation" in line
+    assert "follows" in rows["paper"]

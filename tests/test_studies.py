@@ -1,134 +1,310 @@
-"""Notebook 07: equal work within a study, effects worked by hand, the best model as found."""
+"""Notebook 07: equal work within a study, effects by hand, the best model's pairs, budget and model card."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMOKE, a_run
+import torch
+from conftest import SMOKE
+from scipy import stats
 
-from n2nlib import best, studies
-from n2nlib.experiments import clean_twin
+from n2nlib.experiments import best, beyond, paper_runs, results
+from n2nlib.experiments.pipeline import Experiment
 from n2nlib.files import UserError, write_json
-from n2nlib.pairs import PairSet
+from n2nlib.metrics import mse_per_image, psnr_full
+from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params, load_params
-from n2nlib.runs import images_of
-from n2nlib.statistics import one_sentence
+from n2nlib.train.network import Network
+from n2nlib.train.runs import Planned, images_of
+from n2nlib.train.sweep import train_and_store
+
+CHANGES = {  # what the variants of a study may differ in
+    "connection": {"residual", "normalized"},
+    "sharpening": {"tau_sharp"},
+    "crops": {"crops", "epochs"},
+    "recipe": {"schedule", "learning_rate", "annealing_steps", "warmup", "averaging"},
+    "network": {"arch", "width"},
+    "augmentation noise, sigma 25": {"shared_noise"},
+    "noise draws": {"resample"},
+    "targets": {"target"},
+    "targets, as published": {"target"},
+    "initialisation, L1 and sgd": {"arch", "init"},
+    "initialisation, MSE and adam": {"arch", "init"},
+    "image size 32": {"tau_sharp"},
+    "image size 64": {"tau_sharp"},
+}
+
+
+def _course(params: Params) -> Params:
+    return params.model_copy(update={"pairs": params.pairs.model_copy(update={"source": "ee559"})})
 
 
 def test_variants_differ_in_one_thing_and_see_the_same_images(params: Params) -> None:
-    for study, changes in studies.variants(params).items():
-        work = {name: images_of(studies.network(params, 0, **change), 100) for name, change in changes.items()}
-        assert len(set(work.values())) == 1, study
-        runs = [studies.network(params, 0, **change) for change in changes.values()]
-        assert len({run.model_dump_json() for run in runs}) == len(runs), study
-    planned = studies.study_runs(params)
-    assert {one.row["seed"] for one in planned} == set(params.beyond.seeds)
-    first = {one.row["study"]: one.run for one in planned[::-1]}
-    assert (first["targets"].residual, first["targets, as published"].residual) == (True, False)
+    planned = pd.DataFrame([one.row | {"planned": one} for one in beyond.study_runs(params)])
+    assert set(planned["study"]) == set(CHANGES)
+    for (study, _), part in planned.groupby(["study", "seed"]):
+        runs = [one.run.model_dump() for one in part["planned"]]
+        changed = {name for name in runs[0] if any(run[name] != runs[0][name] for run in runs)}
+        assert changed <= CHANGES[study], study
+        assert len({str(run) for run in runs}) == len(runs), study
+        assert len({images_of(one.run, 24) for one in part["planned"]}) == 1, study
+    assert not any(one.run.validate_every_epoch for one in planned["planned"])
+    assert {one.pairs for one in planned["planned"]} == {"", "fresh", "32px", "64px"}
 
 
 def test_what_is_not_asked_for_is_not_trained(params: Params) -> None:
-    asked = studies.variants(params)
-    assert any(run.run.averaging for run in studies.study_runs(params))
-    fewer = params.model_copy(update={"beyond": params.beyond.model_copy(update={"averaging": 0.0, "sigma_n": (), "crops": ()})})
-    left = studies.variants(fewer)
-    assert list(left["recipe"]) == [studies.STEPS, studies.ONE_CYCLE]
-    assert not any(run.run.averaging for run in studies.study_runs(fewer))
-    assert {study for study in asked if study.startswith("augmentation noise")} == set(asked) - set(left)
-    assert list(left["crops"]) == ["none"]
-
-
-def test_the_courses_files_have_no_sizes_no_fresh_noise_and_no_clean_targets(
-    params: Params, pair_set: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    course = params.model_copy(update={"pairs": params.pairs.model_copy(update={"source": "ee559"})})
-    assert studies.set_options(course) == {}
-    names = {one.row["study"] for one in studies.study_runs(course)}
-    assert not {name for name in names if name.startswith(("size", "targets", "noise draws"))}
-    assert "crops" in names
-    monkeypatch.setattr(Params, "pairs_folder", property(lambda self: tmp_path / "smoke"))
-    assert studies.ensure_sets(course, pair_set) == {"": pair_set}
-    assert (tmp_path / "smoke-beyond").is_dir()  # an output of the stage, if an empty one
-    assert list(studies.sizes([], [], {"": pair_set}).columns) == ["size"]
+    none = {"averaging": 0.0, "sigma_n": (), "crops": ()}
+    fewer = params.model_copy(
+        update={
+            "beyond": params.beyond.model_copy(update=none),
+            "best": params.best.model_copy(update={"arch": "tconv", "width": params.model.width}),
+        }
+    )
+    asked, left = beyond.variants(params), beyond.variants(fewer)
+    assert set(asked) - set(left) == {"crops", "network", "augmentation noise, sigma 25"}
+    assert list(left["recipe"]) == [beyond.STEPS, beyond.ONE_CYCLE]
+    assert not any(one.run.averaging for one in beyond.study_runs(fewer))
 
 
 def test_crops_that_do_not_divide_the_epochs_are_refused() -> None:
-    with pytest.raises(UserError, match=r"beyond\.crops\.0 = .* 3 crops an image do not divide beyond\.epochs = 2"):
+    with pytest.raises(UserError, match=r"beyond\.crops\.0 = .* do not divide beyond\.epochs = 2"):
         load_params(SMOKE, {"beyond": {"crops": [[[0.7, 1.0], [0.5, 0.6], [0.1, 0.2]]]}})
-    with pytest.raises(UserError, match=r"beyond\.crops\.1"):
-        load_params(SMOKE, {"beyond": {"crops": [[[0.5, 0.7]], [[0.7, 0.5]]]}})
 
 
-def _table_of(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
+def test_the_course_has_no_sizes_no_new_noise_no_clean_targets_and_no_set_of_the_best_model(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Params, "pairs_folder", property(lambda self: tmp_path / self.scale))
+    course, own = _course(params), PairSet(tmp_path, {}, {}, {}, {})
+    assert beyond.ensure_sets(course, own) == {"": own}
+    assert (tmp_path / "smoke-beyond").is_dir()  # an output of the notebook, if an empty one
+    runs = [*beyond.study_runs(course), *best.best_runs(course)]
+    assert {one.pairs for one in runs} == {""}
+    assert {one.run.target for one in runs} == {"noisy"}
+    assert not any(one.run.resample for one in runs)
+    assert best.best_runs(course)[0].run.epochs == round(course.best.images / course.pairs.train)
+
+
+def test_initialisation_is_about_table_1_and_the_right_fan_in(params: Params) -> None:
+    runs = beyond.initialisation_runs(params)
+    late = {"validate_every_epoch": False}
+    table1 = [one.run.model_copy(update=late) for one in paper_runs.ablation_runs(params)]
+    assert len(runs) == 2 * 3 * len(params.ablation.seeds)
+    for one in runs:
+        assert (one.run in table1) == (one.row["variant"] != "TConv, right fan-in")
+    variances = []
+    for init in ("library", "fan_in"):
+        network = Network(48, "tconv")
+        network.initialize(torch.Generator().manual_seed(0), init)
+        variances.append(network.unet.up[-1].weight.var().item())
+    channels = network.unet.up[-1].in_channels
+    assert variances[1] == pytest.approx(2 / channels, rel=0.05)  # each output has `channels` inputs
+    assert variances[1] / variances[0] == pytest.approx(4, rel=0.1)
+
+
+def test_the_twin_differs_in_its_target_alone(params: Params) -> None:
+    model, twin = best.best_runs(params)
+    assert twin.run == model.run.model_copy(update={"target": "clean"})
+    assert (model.run.target, model.pairs, twin.pairs) == ("noisy", "best", "best")
+    assert model.run.learning_rate == params.best.learning_rate
+    assert (model.run.schedule, model.run.warmup) == ("one_cycle", 0)
+    alone = params.model_copy(update={"best": params.best.model_copy(update={"twin": False})})
+    assert best.best_runs(alone) == [model]
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(1, 1), (35, 1), (37, 2), (240, 10)])
+def test_the_budget_is_rounded_to_whole_epochs(params: Params, images: int, epochs: int) -> None:
+    options = params.best.model_copy(update={"images": images, "train": 24})
+    assert best.best_runs(params.model_copy(update={"best": options}))[0].run.epochs == epochs
+
+
+def _table(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
     rows = [
-        {"study": study, "variant": variant, "seed": seed, "psnr_mean": psnr, "psnr_std": 0.1}
-        for (study, variant), psnrs in values.items()
-        for seed, psnr in enumerate(psnrs)
+        {"study": study, "variant": variant, "seed": seed, "psnr_mean": psnr}
+        for (study, variant), found in values.items()
+        for seed, psnr in enumerate(found)
     ]
     return pd.DataFrame(rows)
 
 
 def test_effects_by_hand() -> None:
-    found = studies.effects(_table_of({("crops", "none"): [20, 21, 22], ("crops", "local"): [21, 21.5, 24]}))
-    (row,) = found.to_dict("records")
-    assert row["what"] == "local − none"
-    assert row["mean"] == pytest.approx(3.5 / 3)  # of 1, 0.5 and 2
-    error = np.std([1, 0.5, 2], ddof=1) / np.sqrt(3)
-    assert row["standard_error"] == pytest.approx(error)
-    assert row["high"] - row["mean"] == pytest.approx(4.3027 * error, rel=1e-4)  # Student's t, two degrees of freedom
-    assert (row["pairs"], row["same_sign"]) == (3, 3)
+    table = _table({("crops", "none"): [20, 21, 22], ("crops", "local"): [21, 21.5, 24]})
+    (row,) = beyond.study_effects(table).to_dict("records")
+    by_hand = stats.ttest_1samp([1, 0.5, 2], 0).confidence_interval(0.95)
+    assert (row["what"], row["seeds"], row["basis"]) == ("local − none", 3, "seeds")
+    assert row["estimate"] == pytest.approx(3.5 / 3)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(by_hand))
 
 
-def test_one_sentence_says_what_intervals_establish() -> None:
-    rows = [("a", 0.5, 0.1, 0.9, 3), ("b", -0.5, -0.9, -0.1, 3), ("c", 0.1, -0.3, 0.5, 3)]
-    effects = pd.DataFrame(rows, columns=["what", "mean", "low", "high", "pairs"])
-    assert one_sentence(effects) == "**Better: a (+0.50 dB). Worse: b (−0.50 dB). No difference established: c (+0.10 dB).**"
-    assert "no verdict" in one_sentence(effects.assign(pairs=1))
-    assert "Left out" in one_sentence(effects.head(0))
-
-
-def test_the_best_model_is_the_best_found(params: Params) -> None:
-    table = _table_of(
-        {
-            ("recipe", studies.STEPS): [20, 21],
-            ("recipe", studies.ONE_CYCLE): [22, 22],
-            ("sharpening", "none"): [22, 22],
-            ("sharpening", "unsharp masking"): [21, 22],
-            ("prediction", "one prediction"): [22, 22],
-            ("prediction", best.FLIPS): [22, 22.1],
-        }
-    )
-    chosen, flips = best.best_run(params, table)
-    assert (chosen.run.schedule, chosen.run.tau_sharp, chosen.run.epochs, flips) == ("one_cycle", 0.0, params.beyond.best_epochs, True)
-    assert chosen.run.learning_rate == params.beyond.best_learning_rate
-    table.loc[table["variant"] == "unsharp masking", "psnr_mean"] = 25
-    table.loc[table["variant"] == best.FLIPS, "psnr_mean"] = 20
-    chosen, flips = best.best_run(params, table)
-    assert (chosen.run.tau_sharp, flips) == (params.training.tau_sharp, False)
+def test_one_seed_has_no_interval_and_every_study_its_own_first_variant() -> None:
+    table = _table({("a", "x"): [20], ("a", "y"): [21], ("a", "z"): [19], ("b", "y"): [30], ("b", "x"): [32]})
+    found = beyond.study_effects(table)
+    assert found["what"].tolist() == ["y − x", "z − x", "x − y"]
+    assert found["estimate"].tolist() == [1, -1, 2]
+    assert found["low"].isna().all()
+    assert found["high"].isna().all()
+    assert beyond.of_studies(found, "b")["what"].tolist() == ["x − y"]
+    assert beyond.of_studies(found, "a", "b")["what"].tolist() == ["a: y − x", "a: z − x", "b: x − y"]
 
 
 def test_what_another_measure_would_have_chosen() -> None:
-    table = pd.DataFrame({"run": list("abcd"), "psnr_full": [20, 21, 22, 23.5], "psnr_hvs_m": [1, 2, 4, 3], "ssim": [0.1, 0.2, 0.3, 0.4]})
-    row = best.selection(table, "these")
-    assert row["psnr_hvs_m_tau"] == pytest.approx(4 / 6)  # five pairs agree, one does not
-    assert row["psnr_hvs_m_costs"] == pytest.approx(1.5)
-    assert (row["ssim_tau"], row["ssim_costs"]) == (pytest.approx(1), 0)
-    assert row["psnr_hvs_m_low"] <= row["psnr_hvs_m_tau"] <= row["psnr_hvs_m_high"]
-    sentence = best.selection_sentence(pd.DataFrame([row]))
-    assert "PSNR-HVS-M chooses another run, 1.50 dB lower" in sentence
-    assert "SSIM chooses the same run" in sentence
+    table = pd.DataFrame(
+        {"psnr_full": [20, 21, 22, 23.5], "psnr_hvs_m": [1, 2, 4, 3], "ssim": [0.1, 0.2, 0.3, 0.4]}
+    )
+    hvs, ssim = best.selection(table, "these").to_dict("records")
+    assert (hvs["measure"], ssim["measure"], hvs["runs"]) == ("psnr_hvs_m", "ssim", 4)
+    assert hvs["tau"] == pytest.approx(4 / 6)  # five pairs agree, one does not
+    assert hvs["low"] <= hvs["tau"] <= hvs["high"]
+    assert (hvs["cost"], ssim["cost"]) == (1.5, 0)
 
 
-def test_a_clean_twin_needs_clean_images(params: Params, pair_set: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
-    with pytest.raises(UserError, match=r"final\.json: missing"):
-        clean_twin(params, pair_set)
-    run = a_run(epochs=7, crops=((0.7, 1.0),))
-    write_json(tmp_path / "model" / "final.json", {"setting": {}, "parameters": run.model_dump(mode="json")})
-    (twin,) = clean_twin(params, pair_set)
-    assert twin.run == run.model_copy(update={"target": "clean"})
-    without = PairSet(pair_set.folder, pair_set.card, {name: t for name, t in pair_set.train.items() if name != "clean"}, pair_set.validation)
-    assert clean_twin(params, without) == []
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Params]:
+    """Scale smoke with two seeds of the studies and a small network, in folders of its own."""
+    folder = tmp_path_factory.mktemp("small")
+    changes = {"beyond": {"seeds": [0, 1]}, "best": {"arch": "upsample", "width": 6}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Params, "pairs_folder", property(lambda self: folder / "pairs" / self.scale))
+        patch.setattr(Params, "reports", property(lambda self: folder / "reports" / self.scale))
+        yield load_params(SMOKE, changes)
+
+
+@pytest.fixture(scope="module")
+def sets(small: Params) -> dict[str, PairSet]:
+    return beyond.ensure_sets(small, ensure_pairs(small))
+
+
+def test_the_set_of_the_best_model_shares_validation_and_test_with_the_scale(
+    sets: dict[str, PairSet], small: Params
+) -> None:
+    own, of_best, fresh = sets[""], sets["best"], sets["fresh"]
+    for split in ("validation", "test"):
+        for version, images in getattr(own, split).items():
+            assert torch.equal(images, getattr(of_best, split)[version]), (split, version)
+            assert torch.equal(images, getattr(fresh, split)[version]), (split, version)
+    assert len(of_best.train["clean"]) == len(of_best.blocks()) == small.best.train
+    assert not torch.equal(own.train["clean"], of_best.train["clean"])  # squares against whole photographs
+    assert torch.equal(own.train["noisy_1"], fresh.train["noisy_1"])
+    assert own.folder != of_best.folder
+    assert (sets["64px"].train["clean"].shape[-1], len(sets["64px"].validation["clean"])) == (64, 6)
+
+
+def _train(planned: list[Planned], sets: dict[str, PairSet], params: Params, folder: Path) -> Experiment:
+    cpu = torch.device("cpu")
+    finished = [train_and_store(folder / "stage", one.run, sets[one.pairs], params, cpu) for one in planned]
+    return Experiment(planned, finished, results.collect(planned, finished, params))
+
+
+@pytest.fixture(scope="module")
+def studies(small: Params, sets: dict[str, PairSet], tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    asked = {"as published", "both", beyond.ONE_CYCLE, beyond.BEST_NETWORK}
+    planned = [
+        one
+        for one in beyond.study_runs(small)
+        if one.row["variant"] in asked or (one.row["study"], one.row["seed"]) == ("image size 64", 0)
+    ]
+    return _train(planned, sets, small, tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def trained(small: Params, sets: dict[str, PairSet], tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return _train(best.best_runs(small), sets, small, tmp_path_factory.mktemp("best"))
+
+
+def test_the_budget_adds_up(
+    studies: Experiment, trained: Experiment, sets: dict[str, PairSet], small: Params
+) -> None:
+    table = best.budget(studies, trained, sets[""], small)
+    steps = ["the report's", "residual", "one-cycle", "network of the best", "four flips", "long training"]
+    assert all(step in model for step, model in zip(steps, table["model"], strict=True))
+    assert np.allclose(table["gain"][1:], table["psnr_full"].diff()[1:])
+    assert (table["low"][1:] < table["gain"][1:]).all()
+    assert (table["gain"][1:] < table["high"][1:]).all()
+    assert table["passes"].tolist() == [1, 1, 1, 1, 4, 4]
+    assert table["basis"].tolist() == ["two seeds"] * 5 + ["one seed"]
+    first = studies.table[studies.table["variant"] == "as published"]
+    assert table["psnr_full"][0] == pytest.approx(first["psnr_full"].mean())
+    assert table["images"].iloc[-1] == trained.finished[0].about["images"]
+    read = {result.name for result in beyond.read_models(studies)}
+    assert read == {result.name for result in beyond.of_variant(studies, "network", beyond.BEST_NETWORK)}
+    assert len(read) == 2
+
+
+def test_the_best_model_is_evaluated_with_and_without_flips(
+    trained: Experiment, sets: dict[str, PairSet], small: Params
+) -> None:
+    table = best.evaluations(trained, sets[""], small)
+    assert table["passes"].tolist() == [1, 4, 1, 4]
+    plain = table[table["passes"] == 1]
+    for name in ("psnr_mean", "psnr_full", "ssim", "test_full", "test_per_image"):
+        expected = trained.table[name].to_numpy()  # the trained run was measured by other code
+        assert np.allclose(plain[name], expected, atol=1e-3), name
+    model, images = best.denoiser(trained.finished[0], False), sets[""].test["noisy_1"].float()
+    by_hand = sum(model.predict(images.flip(way)).flip(way) for way in ((), (2,), (3,), (2, 3))) / 4
+    psnr = psnr_full(mse_per_image(by_hand.numpy(), sets[""].test["clean"].numpy()))
+    assert table["test_full"][1] == pytest.approx(psnr, abs=1e-4)
+    without = PairSet(sets[""].folder, {}, {}, sets[""].validation, {})
+    assert math.isnan(best.evaluate(trained.finished[0], without, small, False)["test_full"])
+
+
+def test_references_are_read_on_the_test_set(trained: Experiment, sets: dict[str, PairSet]) -> None:
+    models = {
+        one.row["model"]: best.denoiser(result, False)
+        for one, result in zip(trained.planned, trained.finished, strict=True)
+    }
+    table, differences = best.references(sets[""], models)
+    assert set(table["split"]) == {"test"}
+    psnr = table.set_index("method")["psnr_full"]
+    assert psnr[best.BEST] == pytest.approx(trained.table["test_full"][0], abs=1e-3)
+    strongest = psnr.drop(["noisy input", *models]).idxmax()
+    twin = best.TWIN.format(best.BEST)
+    assert differences["what"].tolist() == [
+        f"{best.BEST} − {strongest}",
+        f"{best.BEST} − {twin}",
+        f"{twin} − {strongest}",
+    ]
+    expected = [psnr[best.BEST] - psnr[strongest], psnr[best.BEST] - psnr[twin], psnr[twin] - psnr[strongest]]
+    assert differences["estimate"].tolist() == pytest.approx(expected)
+    assert (differences["low"] < differences["estimate"]).all()
+    without = PairSet(sets[""].folder, {}, sets[""].train, sets[""].validation, {})
+    assert set(best.references(without, {})[0]["split"]) == {"validation"}
+
+
+def test_sizes_have_the_pixels_of_their_pairs(studies: Experiment, sets: dict[str, PairSet]) -> None:
+    table = beyond.sizes(studies, {name: sets[name] for name in ("", "best", "64px")})
+    assert table["size"].tolist() == [64] * 4
+    noisy = table[table["method"] == "noisy input"].set_index("size")["psnr_full"]
+    assert noisy[64] == pytest.approx(sets["64px"].card["noisy_psnr_db"]["validation"]["global"], abs=1e-3)
+    runs = studies.table[studies.table["study"] == "image size 64"].query("variant == @beyond.PLAIN")
+    network = table[table["method"] == f"network, {beyond.PLAIN}"]
+    assert network["psnr_full"].item() == pytest.approx(runs["psnr_full"].mean())
+    blurred = table[table["method"] == "Gaussian blur"]["sharpness"]
+    assert (blurred.to_numpy() < table[table["method"] == "noisy input"]["sharpness"].to_numpy()).all()
+    assert beyond.sizes(studies, {"": sets[""]}).empty
+    own = beyond.own_size(studies.table)
+    assert own["run"].is_unique
+    assert not own["study"].str.contains("size").any()
+
+
+def test_the_model_card_says_what_the_result_files_say(
+    trained: Experiment, sets: dict[str, PairSet], small: Params
+) -> None:
+    with pytest.raises(UserError, match=r"best\.json"):
+        best.write_card(small, sets["best"])
+    metrics = best.evaluate(trained.finished[0], sets[""], small, True)
+    arguments = trained.planned[0], trained.finished[0], small
+    about = paper_runs.save_model("07_beyond/best", *arguments, metrics, flips=True)
+    table, _ = best.references(sets[""], {best.BEST: best.denoiser(trained.finished[0], True)})
+    table.to_csv(small.reports / "07_beyond" / "references.csv", index=False)
+    card = best.write_card(small, sets["best"]).read_text("utf-8")
+    assert f"| {best.BEST} | {about['metrics']['test_full']:.2f} |" in card
+    assert "MIT" in card
+    assert "four passes" in card
+    assert "24 pairs of 32 x 32" in card
+    write_json(small.reports / "07_beyond" / "best.json", about | {"flips": False})
+    assert "four passes" not in best.write_card(small, sets["best"]).read_text("utf-8")

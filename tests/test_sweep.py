@@ -1,54 +1,170 @@
-"""Many runs on real Dask: nothing twice, workers that are killed, an external scheduler, failures, candidates found and not typed."""
+"""Many runs on real Dask: nothing twice, killed workers, an external scheduler, failures; what is trained."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
-from conftest import SMOKE, Project, a_run
+import torch
+from conftest import SMOKE, a_run
+from distributed import Client
 
-from n2nlib import experiments, published
-from n2nlib.experiments import Planned
-from n2nlib.files import UserError
-from n2nlib.pairs import PairSet
+from n2nlib.experiments import paper_runs, published
+from n2nlib.files import ROOT, UserError, read_json
+from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params, load_params
-from n2nlib.sweep import duration, pick_device, train_all
+from n2nlib.train import sweep
+from n2nlib.train.runs import Planned, Result
+from n2nlib.train.sweep import Progress, default_workers, duration, pick_device, train_all, train_and_store
+
+CPU = torch.device("cpu")
+KEYS = paper_runs.ABLATION
 
 
-def test_the_papers_lists(params: Params) -> None:
-    table1 = experiments.ablation_runs(params)
-    assert len(table1) == 32
-    keys = experiments.ABLATION
-    assert {tuple(one.row[key] for key in keys) for one in table1} == set(map(tuple, published.table1()[keys].to_numpy().tolist()))
-    assert {one.run.epochs for one in table1 if one.run.crops} == {params.ablation.crops_epochs}
-    assert {one.run.epochs for one in table1 if not one.run.crops} == {params.ablation.epochs}
-    candidates = experiments.top_candidates(published.table1(), 3)
-    pd.testing.assert_frame_equal(candidates, published.table2())
-    assert len(experiments.curve_runs(params, candidates)) == 3
-    table3 = experiments.fine_tuning_runs(params, candidates.iloc[1])
-    assert len(table3) == 36
-    assert {one.run.arch for one in table3} == {"tconv"}
-    assert {one.run.sigma_n for one in table3} == set(params.fine_tuning.sigma_n)
-    final = experiments.final_run(params, candidates.iloc[1], published.table3())
-    assert (final.row["sigma_n"], final.row["tau_sharp"], final.row["lr0"], final.row["annealing_steps"]) == (1, 1, 0.001, 0)
+def _settings(table: pd.DataFrame) -> list[tuple]:
+    return list(map(tuple, table[KEYS].to_numpy().tolist()))
+
+
+def test_table_i_is_the_reports_with_our_numbers(params: Params) -> None:
+    planned = paper_runs.ablation_runs(params)
+    assert len(planned) == 32 * len(params.ablation.seeds)
+    assert {tuple(one.row[key] for key in KEYS) for one in planned} == set(_settings(published.table1()))
+    for one in planned:
+        run, setting, options = one.run, one.row, params.ablation
+        assert run.epochs == (options.crops_epochs if setting["crops"] else options.epochs)
+        assert run.crops == ((params.training.global_crop, params.training.local_crop) * setting["crops"])
+        assert run.tau_sharp == params.training.tau_sharp * setting["sharpen"]
+        rates = getattr(options.learning_rates, setting["optimizer"])
+        assert run.learning_rate == getattr(rates, setting["loss"])
+        assert (run.arch, run.loss, run.optimizer) == tuple(
+            setting[key] for key in ("arch", "loss", "optimizer")
+        )
+        assert (run.warmup, run.batch_size) == (params.training.warmup, params.training.batch_size)
+        assert (run.residual, run.normalized, run.target, run.init) == (False, False, "noisy", "library")
+        assert (run.schedule, run.averaging, run.seed) == ("steps", 0, setting["seed"])
+
+
+def test_candidates_are_found_and_not_typed() -> None:
+    table1 = published.table1()
+    report = published.table2().astype({"candidate": str})
+    found = paper_runs.top_candidates(table1, 3)
+    assert list(found["candidate"]) == ["A", "B", "C"]
+    assert _settings(found) == _settings(report)
+    two_seeds = pd.concat([table1.assign(psnr_mean=table1["psnr_mean"] + more) for more in (0, 1)])
+    pd.testing.assert_frame_equal(paper_runs.top_candidates(two_seeds, 3), found)
+    turned = paper_runs.top_candidates(table1.assign(psnr_mean=-table1["psnr_mean"]), 2)
+    worst = table1.sort_values("psnr_mean").head(2)
+    assert _settings(turned) == _settings(worst)
+
+
+@pytest.mark.parametrize(
+    ("lists", "labels"),
+    [
+        (("ours", "report"), "ABC123"),
+        (("ours",), "ABC"),
+        (("report",), "123"),
+        (("report", "ours"), "123ABC"),
+    ],
+)
+def test_curves_are_trained_for_the_lists_asked_for(params: Params, lists: tuple, labels: str) -> None:
+    chosen = params.model_copy(update={"curves": params.curves.model_copy(update={"lists": lists})})
+    ours = paper_runs.top_candidates(published.table1().iloc[::-1], 3)
+    candidates = paper_runs.candidate_lists(ours, chosen)
+    assert "".join(candidates["candidate"]) == labels
+    planned = paper_runs.curve_runs(chosen, candidates)
+    assert "".join(one.row["candidate"] for one in planned) == labels
+    for one, candidate in zip(planned, candidates.to_dict("records"), strict=True):
+        assert one.run.arch == candidate["arch"]
+        assert bool(one.run.crops) == candidate["crops"]
+        assert one.run.validate_every_epoch
+
+
+def test_table_iii_and_the_final_model(params: Params) -> None:
+    candidate = published.table2().iloc[1]
+    planned, options = paper_runs.fine_tuning_runs(params, candidate), params.fine_tuning
+    rates = options.learning_rate.adam
+    grid = [options.sigma_n, options.tau_sharp, rates, options.annealing_steps, options.seeds]
+    rows = {tuple(one.row.values()) for one in planned}
+    assert len(rows) == len(planned) == len(pd.MultiIndex.from_product(grid))
+    assert rows == set(pd.MultiIndex.from_product(grid))
+    for one in planned:
+        run = one.run
+        assert (run.sigma_n, run.tau_sharp, run.learning_rate, run.annealing_steps, run.seed) == tuple(
+            one.row.values()
+        )
+        assert (run.arch, run.loss, run.epochs) == ("tconv", candidate["loss"], options.epochs)
+        assert not run.validate_every_epoch
+    final = paper_runs.final_run(params, candidate, published.table3())
+    assert tuple(final.row[key] for key in paper_runs.FINE_TUNING) == (1, 1, 0.001, 0)
+    assert final.run.epochs == options.final_epochs
+    assert (final.run.sigma_n, final.run.tau_sharp, final.run.learning_rate) == (1, 1, 0.001)
+    twin = paper_runs.clean_twin(final)
+    assert twin.run == final.run.model_copy(update={"target": "clean"})
+    cropped = paper_runs.final_run(params, candidate.to_dict() | {"crops": True}, published.table3())
+    assert cropped.run.epochs == max(1, options.final_epochs // 2)
+
+
+def test_the_final_model_has_the_best_mean_over_seeds(params: Params) -> None:
+    table3 = pd.concat([published.table3().assign(seed=seed) for seed in (0, 1)], ignore_index=True)
+    lucky = table3.index[(table3["tau_sharp"] == 2) & (table3["seed"] == 0)][0]
+    best = table3["psnr_mean"].max()
+    table3.loc[lucky, "psnr_mean"] = best + 1  # and its other seed lies more than 1 dB below the best
+    other = (table3[paper_runs.FINE_TUNING] == table3.loc[lucky, paper_runs.FINE_TUNING]).all(axis=1)
+    table3.loc[other & (table3["seed"] == 1), "psnr_mean"] = best - 2
+    final = paper_runs.final_run(params, published.table2().iloc[1], table3)
+    assert tuple(final.row[key] for key in paper_runs.FINE_TUNING) == (1, 1, 0.001, 0)
 
 
 def test_the_candidate_is_the_best_after_the_short_cycle() -> None:
     candidates = published.table2()
     values = {1: [20, 21, 22, 25], 2: [20, 22, 23, 24], 3: [23, 21, 20, 19]}
-    curves = pd.DataFrame([{"candidate": c, "epoch": e + 1, "psnr_mean": v} for c, line in values.items() for e, v in enumerate(line)])
-    assert [experiments.choose_candidate(curves, candidates, epochs)["candidate"] for epochs in (1, 3, 4, 99)] == [3, 2, 1, 1]
+    curves = pd.DataFrame(
+        [
+            {"candidate": candidate, "epoch": epoch, "psnr_mean": value}
+            for candidate, line in values.items()
+            for epoch, value in enumerate(line, 1)
+        ]
+    )
+    chosen = [
+        paper_runs.choose_candidate(curves, candidates, epochs)["candidate"] for epochs in (1, 3, 4, 99)
+    ]
+    assert chosen == [3, 2, 1, 1]
     with_crops = candidates.assign(crops=[False, False, True])
-    assert experiments.choose_candidate(curves, with_crops, 2)["candidate"] == 3  # read after one epoch of twice the images
+    # A candidate with crops is read after one epoch of twice the images.
+    assert paper_runs.choose_candidate(curves, with_crops, 2)["candidate"] == 3
+    ours = candidates[candidates["candidate"] != 3]
+    assert paper_runs.choose_candidate(curves, ours, 1)["candidate"] == 1  # whatever else has a curve
+
+
+@pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_scale_trains_whole_tables(path: Path) -> None:
+    params = load_params(path)
+    candidates = paper_runs.candidate_lists(paper_runs.top_candidates(published.table1(), 3), params)
+    assert len(paper_runs.ablation_runs(params)) == 32 * len(params.ablation.seeds)
+    assert len(paper_runs.curve_runs(params, candidates)) == len(candidates) * len(params.curves.seeds)
+    options = params.fine_tuning
+    for optimizer in ("adam", "sgd"):
+        candidate = candidates.iloc[0].to_dict() | {"optimizer": optimizer}
+        rates = len(getattr(options.learning_rate, optimizer))
+        count = len(options.sigma_n) * len(options.tau_sharp) * rates * len(options.annealing_steps)
+        assert len(paper_runs.fine_tuning_runs(params, candidate)) == count * len(options.seeds)
+
+
+@pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_rows_with_and_without_crops_see_as_many_images(path: Path) -> None:
+    """At a whole number of batches an epoch they then take as many steps, too."""
+    params = load_params(path)
+    for section in (params.ablation, params.curves):
+        assert section.epochs == 2 * section.crops_epochs
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,142 +175,290 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0, 59.4, 60, 200, 3600, 7500)] == ["0 s", "59 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
+    texts = ["0 s", "59 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
+    assert [duration(seconds) for seconds in (0, 59.4, 60, 200, 3600, 7500)] == texts
+
+
+def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture) -> None:
+    progress = Progress(12, 2, 1000)
+    progress.started -= 10
+    progress.on_event((0.0, {"images": 250}))
+    progress.finished += 1
+    progress.line("a run")
+    assert capsys.readouterr().out == "[ 3/12] a run | 25 images/s, 30 s left\n"
+
+
+def test_workers(params: Params) -> None:
+    asked = params.model_copy(update={"sweep": params.sweep.model_copy(update={"workers": 5})})
+    assert default_workers(asked) == 5
+    on_cpu = params.model_copy(update={"device": "cpu"})
+    assert default_workers(on_cpu) == len(os.sched_getaffinity(0))
+
+
+class Cluster:
+    """A scheduler and its workers, each a process that Dask's own command line started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, f"tcp://127.0.0.1:{18786 + os.getpid() % 1000}"
+        self.processes: list[subprocess.Popen] = []
+        self.start("scheduler", "--host", "127.0.0.1", "--port", self.address.rsplit(":", 1)[1])
+
+    def start(self, kind: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        log = (self.folder / f"{kind}.log").open("a")
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, name: str) -> subprocess.Popen:
+        options = ["--nthreads", "1", "--no-nanny", "--preload", "n2nlib.train.sweep", "--name", name]
+        return self.start("worker", self.address, *options)
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A scheduler with one worker, for the tests that are about neither."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        started.start_worker("0")
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def on_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setenv("N2N_SCHEDULER", cluster.address)
+    return cluster
 
 
 def _planned(count: int, **changes: object) -> list[Planned]:
     return [Planned({"seed": seed}, a_run(seed=seed, **changes)) for seed in range(count)]
 
 
-def test_a_repeated_sweep_trains_only_what_is_missing(pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.usefixtures("on_cluster")
+def test_a_repeated_sweep_trains_only_what_is_missing(
+    pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     first = train_all("t", _planned(2), pair_set, params)
     output = capsys.readouterr().out
     assert "2 to train" in output
     assert "[2/2]" in output
     assert "\r" not in output
     written = [(result.folder / "run.json").stat().st_mtime_ns for result in first]
-    second = train_all("t", _planned(3), pair_set, params)
+    twice = [*_planned(3), *_planned(1)]
+    second = train_all("t", twice, pair_set, params)
     output = capsys.readouterr().out
     assert "3 runs, 2 on disk; 1 to train" in output
     assert [(result.folder / "run.json").stat().st_mtime_ns for result in second[:2]] == written
-    assert [result.about["parameters"]["seed"] for result in second] == [0, 1, 2]
+    assert [result.about["parameters"]["seed"] for result in second] == [0, 1, 2, 0]
+    train_all("t", twice, pair_set, params)
+    assert "all 3 runs are on disk" in capsys.readouterr().out
+    elsewhere = train_all("other", _planned(3), pair_set, params)
+    assert [result.folder for result in elsewhere] == [result.folder for result in second[:3]]
+    assert list((runs_folder / "other").iterdir()) == []  # an output of DVC, so it must be there
 
 
-def test_a_diverged_run_does_not_stop_the_others(pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    planned = [Planned({}, a_run(optimizer="sgd", learning_rate=1e12)), *_planned(1)]
-    assert [result.diverged for result in train_all("t", planned, pair_set, params)] == [True, False]
-    assert "DIVERGED" in capsys.readouterr().out
+@pytest.mark.usefixtures("on_cluster")
+def test_a_worker_gives_what_this_process_gives(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+    planned = _planned(1, arch="tconv", averaging=0.9, crops=((0.7, 1.0), (0.05, 0.4)))
+    (found,) = train_all("t", planned, pair_set, params)
+    torch.set_num_threads(1)
+    here = train_and_store(runs_folder / "here" / "t", planned[0].run, pair_set, params, CPU)
+    assert found.about["files"] == here.about["files"]
+    assert found.about["measured"] == here.about["measured"]
 
 
-def test_no_scheduler_at_the_address(pair_set: PairSet, params: Params, runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("on_cluster")
+def test_neither_a_diverged_nor_a_failed_run_stops_the_others(
+    pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    diverged = Planned({}, a_run(optimizer="sgd", learning_rate=1e12))
+    failing = Planned({}, a_run(resample=True, epochs=9))  # of pairs without blocks; the longest comes first
+    with pytest.raises(UserError, match="no blocks were kept"):
+        train_all("t", [failing, diverged, *_planned(1)], pair_set, params)
+    output = capsys.readouterr().out
+    assert "FAILED" in output
+    assert "DIVERGED" in output
+    assert "Traceback" not in output
+    found = train_all("t", [diverged, *_planned(1)], pair_set, params)
+    assert [result.diverged for result in found] == [True, False]
+    assert "all 2 runs are on disk" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_several_pair_sets_in_one_sweep(
+    pair_set: PairSet, params: Params, runs_folder: Path, tmp_path: Path
+) -> None:
+    from n2nlib.pairs.pair_set import build_pairs, load_pairs
+
+    build_pairs(params.model_copy(update={"seed": 1}), tmp_path / "other", say=lambda text: None)
+    sets = {"": pair_set, "other": load_pairs(tmp_path / "other")}
+    planned = [Planned({}, a_run(epochs=1), name) for name in ("other", "")]
+    found = train_all("t", planned, sets, params)
+    assert [result.about["pairs"] for result in found] == [sets["other"].hash, pair_set.hash]
+
+
+def test_no_scheduler_at_the_address(
+    pair_set: PairSet, params: Params, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("N2N_SCHEDULER", "tcp://127.0.0.1:1")
-    monkeypatch.setattr("n2nlib.sweep.CONNECT", 1)
+    monkeypatch.setattr(sweep, "CONNECT", 1)
     with pytest.raises(UserError, match="no Dask scheduler answers"):
         train_all("t", _planned(1), pair_set, params)
 
 
-SWEEP = """
+# A script as a user may write it: without a `__main__` guard.
+SCRIPT = """
 import sys
-from n2nlib import experiments, sweep
-from n2nlib.pairs import ensure_pairs
+from pathlib import Path
+
+from n2nlib.pairs.pair_set import load_pairs
 from n2nlib.params import load_params
-if __name__ == "__main__":
-    params = load_params(overrides={"pairs": {"train": 320}, "ablation": {"epochs": 6, "crops_epochs": 3, "loss": ["mse"], "optimizer": ["adam"]}})
-    results = sweep.train_all("ablation", experiments.ablation_runs(params), ensure_pairs(params), params)
-    for result in results:
-        print("RESULT", result.about["run"], repr(result.metrics(params)), result.about["files"])
+from n2nlib.train import runs, sweep
+
+print("STARTED", flush=True)
+smoke, pairs, *planned = sys.argv[1:]
+runs.RUNS = Path("runs").resolve()
+planned = [runs.Planned({}, runs.RunParams.model_validate_json(one)) for one in planned]
+params = load_params(smoke, {"sweep": {"workers": 1}})
+results = sweep.train_all("t", planned, load_pairs(Path(pairs)), params)
+print("DONE", len(results), Path(__file__).name, __name__)
 """
-
-
-def _results(output: str) -> list[str]:
-    return sorted(re.findall(r"^RESULT .*$", output, re.M))
+LONG = {"epochs": 20, "width": 6, "batch_size": 8}  # about a second
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the sweep of SWEEP gives when nothing happens to it."""
-    project = _project(tmp_path_factory.mktemp("whole"))
-    done = project.run(sys.executable, "sweep_for_test.py")
-    assert done.returncode == 0, done.stderr
-    assert len(_results(done.stdout)) == 8
-    return _results(done.stdout)
+def expected(
+    pair_set: PairSet, params: Params, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Result]:
+    """What the long runs give when nothing happens to them, by their names."""
+    torch.set_num_threads(1)
+    stage = tmp_path_factory.mktemp("whole") / "t"
+    results = [train_and_store(stage, one.run, pair_set, params, CPU) for one in _planned(3, **LONG)]
+    return {result.name: result for result in results}
 
 
-def _project(folder: Path) -> Project:
-    project = Project(folder)
-    (folder / "params.yaml").write_text(SMOKE.read_text())
-    (folder / "sweep_for_test.py").write_text(SWEEP)
-    return project
-
-
-def test_an_external_scheduler_with_a_worker_killed_in_the_middle(tmp_path: Path, expected: list[str]) -> None:
-    project = _project(tmp_path)
-    port = 18786 + os.getpid() % 1000
-    address = f"tcp://127.0.0.1:{port}"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    cluster = [project.start(*dask), project.start(*worker), project.start(*worker)]
-    try:
-        killer = threading.Thread(target=_kill_when_training, args=(project, cluster[1]))
-        killer.start()
-        project_environment = project.environment | {"N2N_SCHEDULER": address}
-        done = subprocess.run([sys.executable, "sweep_for_test.py"], cwd=tmp_path, env=project_environment, capture_output=True, text=True, timeout=300)
-        killer.join()
-        assert done.returncode == 0, done.stderr
-        assert cluster[1].wait(10) == -signal.SIGKILL
-        assert _results(done.stdout) == expected
-    finally:
-        for process in cluster:
-            process.kill()
-
-
-def _kill_when_training(project: Project, process: subprocess.Popen) -> None:
-    """SIGKILL as soon as a checkpoint shows that runs are under way."""
+def _wait_for(happens: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(project.folder.glob("data/runs/.checkpoints/*.safetensors")):
-        time.sleep(0.05)
-    process.kill()
+    while not happens():
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.01)
 
 
-def test_a_killed_worker_of_the_local_cluster_is_replaced(tmp_path: Path, expected: list[str]) -> None:
-    project = _project(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "sweep_for_test.py"], cwd=tmp_path, env=project.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def _stored(root: Path) -> dict[str, int]:
+    """run.json of every stored run, by the name of the run, with the time it was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in root.glob("t/*/run.json")}
+
+
+def _in_training(root: Path) -> set[str]:
+    """The names of the runs that have a checkpoint and are not stored."""
+    return {path.stem for path in root.glob(".checkpoints/*.safetensors")} - _stored(root).keys()
+
+
+def _check(root: Path, names: list[str], expected: dict[str, Result]) -> None:
+    """The runs on disk have the bytes of `expected`."""
+    assert sorted(_stored(root)) == sorted(names)
+    for name in names:
+        about = read_json(root / "t" / name / "run.json")
+        assert about["files"] == expected[name].about["files"]
+        assert about["measured"] == expected[name].about["measured"]
+    assert not list(root.glob(".checkpoints/*"))
+
+
+def _start_script(folder: Path, pairs: PairSet, planned: list[Planned]) -> subprocess.Popen:
+    """SCRIPT in `folder`, as the leader of a process group of its own."""
+    (folder / "my_sweep.py").write_text(SCRIPT)
+    runs = [one.run.model_dump_json() for one in planned]
+    return subprocess.Popen(
+        [sys.executable, "my_sweep.py", str(SMOKE), str(pairs.folder), *runs],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "N2N_SCHEDULER": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(tmp_path.glob("data/runs/.checkpoints/*.safetensors")):
-        time.sleep(0.05)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_in_a_script_without_a_main_guard_a_killed_worker_is_replaced(
+    pair_set: PairSet, tmp_path: Path, expected: dict[str, Result]
+) -> None:
+    names = list(expected)[:2]
+    process = _start_script(tmp_path, pair_set, _planned(2, **LONG))
+    _wait_for(lambda: _in_training(tmp_path / "runs"))
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
     max(workers, key=lambda child: child.memory_info().rss).kill()
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert _results(output) == expected
+    assert output.count("STARTED") == 1  # no worker runs the script again
+    assert "DONE 2 my_sweep.py __main__" in output
+    _check(tmp_path / "runs", names, expected)
 
 
+@pytest.mark.usefixtures("on_cluster")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on(tmp_path: Path, expected: list[str], how: signal.Signals) -> None:
-    project = _project(tmp_path)
-    process = project.start(sys.executable, "sweep_for_test.py")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(project.stored_runs()) < 3:
-        time.sleep(0.02)
+def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
+    pair_set: PairSet,
+    params: Params,
+    runs_folder: Path,
+    tmp_path: Path,
+    expected: dict[str, Result],
+    how: signal.Signals,
+) -> None:
+    process = _start_script(tmp_path, pair_set, _planned(3, **LONG))
+    _wait_for(lambda: _stored(runs_folder) and _in_training(runs_folder))
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
-    process.wait(20)
-    _, alive = psutil.wait_procs(family, timeout=10)
+    process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
-    before = project.stored_runs()
-    done = project.run(sys.executable, "sweep_for_test.py")
-    assert done.returncode == 0, done.stderr
-    assert _results(done.stdout) == expected
-    after = project.stored_runs()
+    before = _stored(runs_folder)
+    assert 1 <= len(before) < 3
+    train_all("t", _planned(3, **LONG), pair_set, params)
+    _check(runs_folder, list(expected), expected)
+    after = _stored(runs_folder)
     assert {name: after[name] for name in before} == before
 
 
-def test_params_of_every_scale_give_seventy_one_runs() -> None:
-    for path in SMOKE.parent.glob("*.yaml"):
-        params = load_params(path)
-        candidates = published.table2()
-        counts = [len(experiments.ablation_runs(params)), len(experiments.curve_runs(params, candidates))]
-        counts.append(len(experiments.fine_tuning_runs(params, candidates.iloc[0])))
-        assert counts == [32 * len(params.ablation.seeds), 3 * len(params.curves.seeds), 36 * len(params.fine_tuning.seeds)]
+def test_an_external_scheduler_with_a_worker_killed_in_the_middle(
+    pair_set: PairSet,
+    params: Params,
+    runs_folder: Path,
+    expected: dict[str, Result],
+    on_cluster: Cluster,
+) -> None:
+    victim = on_cluster.start_worker("victim")
+    killed: list[str] = []
+
+    def kill_when_training() -> None:
+        with Client(on_cluster.address, set_as_default=False) as observer:
+
+            def of_victim() -> set[str]:
+                workers = observer.scheduler_info(n_workers=-1)["workers"]
+                address = next(key for key, worker in workers.items() if worker["id"] == "victim")
+                return {str(key).removeprefix("t/") for key in observer.processing()[address]}
+
+            _wait_for(lambda: _in_training(runs_folder) & of_victim())
+            killed.extend(of_victim())
+            victim.kill()
+
+    with Client(on_cluster.address, set_as_default=False) as observer:
+        observer.wait_for_workers(2, timeout=60)
+    killer = threading.Thread(target=kill_when_training)
+    killer.start()
+    train_all("t", _planned(2, **LONG), pair_set, params)
+    killer.join()
+    assert victim.wait(10) == -signal.SIGKILL
+    names = list(expected)[:2]
+    assert len(killed) == 1
+    assert killed[0] in names
+    _check(runs_folder, names, expected)

@@ -1,17 +1,25 @@
-"""Verification: identical, within the spread, different."""
+"""Verification: identical, within tolerance, or different; over every committed table."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import Project
 
-from n2nlib import verify
-from n2nlib.verify import compare
+from n2nlib.files import ROOT, UserError
+from n2nlib.report import verify
+from n2nlib.report.wording import COLUMNS
+
+ROW = {"loss": "mse", "seed": 0, "psnr_mean": 23.0, "psnr_std": 0.1, "ssim": 0.8, "failed": 2, "run": "a"}
 
 
-def _table(**changes: object) -> pd.DataFrame:
-    row = {"loss": "mse", "seed": 0, "psnr_mean": 23.0, "psnr_std": 0.1, "psnr_full": 23.0, "psnr_per_image": 24.0, "run": "a"}
-    return pd.DataFrame([row | changes, row | {"loss": "l1"}])
+def _text(*rows: dict) -> pd.DataFrame:
+    return verify._read(pd.DataFrame(rows).to_csv(index=False))
 
 
 @pytest.mark.parametrize(
@@ -19,53 +27,119 @@ def _table(**changes: object) -> pd.DataFrame:
     [
         ({}, 8, 0, 0),
         ({"run": "another"}, 8, 0, 0),
-        ({"psnr_mean": 23.27}, 7, 1, 0),  # 1.96 * sqrt(2) * 0.1 = 0.277
+        ({"psnr_mean": 23.27}, 7, 1, 0),
         ({"psnr_mean": 23.29}, 7, 0, 1),
-        ({"psnr_std": 0.115}, 7, 1, 0),
-        ({"psnr_std": 0.15}, 7, 0, 1),
+        ({"psnr_mean": float("nan")}, 7, 0, 1),
+        ({"psnr_std": 0.115}, 7, 1, 0),  # 1.96 sqrt(2) / sqrt(2 * 99) = 20 % between two standard deviations
+        ({"psnr_std": 0.125}, 7, 0, 1),
+        ({"ssim": 0.812}, 7, 1, 0),  # 0.28 dB are 6.4 % of the error, here of 1 - 0.8
+        ({"ssim": 0.814}, 7, 0, 1),
+        ({"failed": 3}, 7, 0, 1),  # counts and words have no tolerance
         ({"loss": "l2"}, 4, 0, 2),  # a row too many, a row too few
-        ({"psnr_full": float("nan")}, 7, 0, 1),
     ],
 )
-def test_cells(changes: dict, identical: int, within: int, different: int) -> None:
-    found = compare("t", _table(), _table(**changes))
+def test_a_cell(changes: dict, identical: int, within: int, different: int) -> None:
+    other = ROW | {"loss": "l1"}
+    found = verify.compare("t", _text(ROW, other), _text(ROW | changes, other), decibels=0.28)
     assert (found.identical, found.within, len(found.different)) == (identical, within, different)
 
 
-def test_the_spread_of_seeds_widens_the_tolerance() -> None:
-    several = pd.concat([_table(), _table().assign(seed=1, psnr_mean=23.4)])
-    changed = several.copy()
-    changed["psnr_mean"] += 0.5
-    assert len(compare("t", several, changed).different) == 0
-    changed["psnr_mean"] += 0.6
-    assert len(compare("t", several, changed).different) == 4
+def test_an_estimate_may_move_by_half_its_interval() -> None:
+    effect = {"factor": "arch", "source": "ours", "estimate": 0.3, "low": 0.1, "high": 0.5, "basis": "seeds"}
+    for change, different in (({"estimate": 0.49}, 0), ({"estimate": 0.51}, 1), ({"basis": "one seed"}, 1)):
+        found = verify.compare("effects", _text(effect), _text(effect | change), decibels=0.0)
+        assert len(found.different) == different
+    claim = {"claim": "c", "ours": 0.5, "ci_low": 0.1, "ci_high": 0.9, "verdict": "reproduced"}
+    assert verify.compare("claims", _text(claim), _text(claim | {"ours": 0.8}), 0.0).within == 1
+    flipped = verify.compare("claims", _text(claim), _text(claim | {"verdict": "inconclusive"}), 0.0)
+    assert flipped.different == ["c: verdict was reproduced, is inconclusive"]
 
 
-def test_a_setting_that_died_at_one_seed_does_not_let_all_others_pass() -> None:
-    alive = pd.concat([_table(loss=loss).head(1) for loss in ("mse", "l1", "huber")])
-    seeds = pd.concat([alive, alive.assign(seed=1, psnr_mean=[8.0, 23.1, 23.1])])
-    assert len(compare("t", seeds, seeds.assign(psnr_mean=seeds["psnr_mean"] + 1)).different) == len(seeds)
+def test_rows_without_a_setting_are_compared_in_order() -> None:
+    runs = [{"run": name, "psnr_full": value} for name, value in (("a", 20.0), ("b", 24.0))]
+    renamed = [row | {"run": "new"} for row in runs]
+    assert verify.compare("measures", _text(*runs), _text(*renamed), 0.1).identical == 2
+    assert len(verify.compare("measures", _text(*runs), _text(*reversed(renamed)), 0.1).different) == 2
 
 
-def test_a_verdict_that_flips_differs() -> None:
-    claim = pd.DataFrame([{"claim": "c", "statement": "s", "published": 1.0, "ours": 0.5, "ci_low": 0.1, "ci_high": 0.9, "verdict": "reproduced"}])
-    assert compare("claims", claim, claim.assign(ours=0.8)).within == 1
-    assert len(compare("claims", claim, claim.assign(verdict="inconclusive")).different) == 1
+def test_other_columns_differ() -> None:
+    found = verify.compare("t", _text(ROW), _text(ROW | {"epochs": 3}), 0.1)
+    assert found.different == ["columns: epochs"]
 
 
-def test_the_committed_results_are_the_same_as_themselves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    tables = {name: verify.committed_table("laptop", name) for name in verify.COLUMNS}
-    monkeypatch.setattr(verify, "verify", lambda scale: [compare(name, table, table.copy()) for name, table in tables.items()])
+def test_the_tolerance_covers_two_trainings_of_one_setting(rng: np.random.Generator) -> None:
+    setting = {"loss": "l1", "optimizer": "sgd", "sharpen": True, "crops": False}
+    rows = [
+        setting | {"arch": f"{number}", "seed": seed, "psnr_mean": 23 + 0.2 * rng.normal(), "psnr_std": 0.05}
+        for number in range(400)
+        for seed in range(5)
+    ]
+    table = pd.DataFrame(rows)
+    allowed = verify.spread(table)
+    gaps = np.abs(0.2 * rng.normal(size=20_000) - 0.2 * rng.normal(size=20_000))
+    assert 0.9 < (gaps < allowed).mean() < 0.98
+    table.loc[table["seed"] == 0, "psnr_mean"] -= 15.0 * (table["arch"].astype(int) < 100)
+    assert verify.spread(table) < 1.3 * allowed  # settings with a failed run do not let everything pass
+    assert verify.spread(table[table["seed"] == 1]) == pytest.approx(1.96 * 2**0.5 * 0.05, rel=1e-3)
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tables of reports/laptop, committed in a repository of their own."""
+    for path in (ROOT / "reports" / "laptop").glob("*/*.csv"):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "results"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    return tmp_path / "reports" / "laptop"
+
+
+def test_a_changed_cell_of_any_committed_table_is_found(
+    committed: Path, capsys: pytest.CaptureFixture
+) -> None:
+    compared, _ = verify.verify("laptop")
+    files = sorted(committed.glob("*/*.csv"))
+    assert [one.table for one in compared] == [f"{path.parent.name}/{path.stem}" for path in files]
     assert verify.print_verification("laptop")
-    assert "The same." in capsys.readouterr().out
-    tables["table1_ablation"].loc[0, "psnr_full"] += 3
-    monkeypatch.setattr(
-        verify, "verify", lambda scale: [compare("table1_ablation", verify.committed_table("laptop", "table1_ablation"), tables["table1_ablation"])]
-    )
+    for path in files:
+        table = verify._read(path.read_text())
+        for column in (name for name in table if name not in ("run", "seconds")):
+            changed = table.copy()
+            changed.loc[0, column] = f"9{changed.loc[0, column]}"
+            assert verify.compare("t", table, changed, decibels=0.3).different, f"{path.name}: {column}"
+        changed.to_csv(path, index=False)
+    assert all(one.different for one in verify.verify("laptop")[0])
     assert not verify.print_verification("laptop")
-    assert "psnr_full" in capsys.readouterr().out
+    assert "Different: more than" in capsys.readouterr().out
 
 
-def test_a_scale_without_committed_results() -> None:
-    with pytest.raises(verify.UserError, match="nothing to compare"):
-        verify.print_verification("smoke")
+def test_what_is_missing(committed: Path) -> None:
+    with pytest.raises(UserError, match="no results of this scale"):
+        verify.verify("smoke")
+    (committed / "03_ablation" / "table1_ablation.csv").unlink()
+    with pytest.raises(UserError, match=r"table1_ablation.csv: missing; rebuild"):
+        verify.verify("laptop")
+
+
+def test_a_rebuild_is_what_it_committed(smoke_project: Project) -> None:
+    tables = {path: pd.read_csv(path) for path in smoke_project.reports().glob("*/*.csv")}
+    unknown = {
+        f"{path.name}: {name}" for path, table in tables.items() for name in table if name not in COLUMNS
+    }
+    assert not unknown
+    smoke_project.git("add", "-f", "reports/smoke")  # which is ignored
+    smoke_project.git("commit", "-qm", "results")
+    path = smoke_project.reports() / "07_beyond" / "sizes.csv"
+    before = path.read_text()
+    try:
+        assert f"All {len(tables)} tables are identical" in smoke_project.n2n("verify")
+        path.write_text(before.replace("noisy input,", "noisy input,9", 1))
+        done = smoke_project.run(sys.executable, "-m", "n2nlib", "verify")
+    finally:
+        path.write_text(before)
+        smoke_project.git("reset", "-q", "HEAD~1")
+    assert done.returncode == 1
+    assert "07_beyond/sizes: 32, noisy input: psnr_full was" in done.stdout

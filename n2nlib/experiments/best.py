@@ -1,94 +1,274 @@
-"""The best model that can be had with a stated budget, and what other measures than PSNR would have chosen (notebook 07)."""
+"""The best model for a stated budget, its twin on clean targets, and what both are compared with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pandas as pd
 
 from n2nlib import metrics
 from n2nlib.denoiser import Denoiser
-from n2nlib.experiments import effects
-from n2nlib.experiments.beyond import COLUMNS, best_variant, network, of_variant, variants
-from n2nlib.metrics import mse_per_image, summarize
+from n2nlib.experiments import beyond, effects
+from n2nlib.experiments.paper_runs import clean_twin
+from n2nlib.experiments.results import Experiment
+from n2nlib.files import read_json, write_text
+from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
+from n2nlib.train.network import load_network
 from n2nlib.train.runs import Planned, Result
 
-FLIPS = "the four flips averaged at prediction"
+if TYPE_CHECKING:  # the chain imports this module
+    from n2nlib.experiments.pipeline import Chain
+
+FINAL, BEST = "final model", "best model"
+TWIN = "{}, trained on clean targets"
+PHOTOGRAPHS = {  # of a source, in words
+    "bundled": "the colour photographs inside scikit-image, scikit-learn and matplotlib",
+    "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
+    "folder": "a folder of photographs",
+    "ee559": "the images of the EPFL course EE-559 (2022), which are not redistributable",
+}
 
 
-def flipped(
-    planned: list[Planned], results: list[Result], params: Params, pairs: PairSet, recipe: str
-) -> pd.DataFrame:
-    """The study of flips at prediction, on the networks of one recipe: as they are, and with the four flips averaged."""
-    rows = []
-    for one, result in of_variant(planned, results, "recipe", recipe):
-        about = {name: result.about[name] for name in ("images", "run")}
-        for variant, with_flips in (("one prediction", False), (FLIPS, True)):
-            row = {"study": "prediction", "variant": variant, "seed": one.row["seed"]}
-            rows.append(row | evaluate(result, params, pairs, with_flips) | about)
-    return pd.DataFrame(rows)[COLUMNS]
+def best_runs(params: Params) -> list[Planned]:
+    """The long run of section `best` and, with `best.twin`, the same run towards clean targets.
 
-
-def evaluate(result: Result, params: Params, pairs: PairSet, flips: bool) -> dict[str, float]:
-    """The four PSNR columns, psnr_hvs_m (dB) and ssim of a run's network, with or without flips at prediction."""
-    clean = pairs.validation["clean"].numpy()
-    denoised = Denoiser(Denoiser.load(result.model).network, flips).predict(
-        pairs.validation["noisy_1"].numpy()
-    )
-    return summarize(mse_per_image(denoised, clean), params.evaluation, params.seed) | metrics.perceptual(
-        denoised, clean
-    )
-
-
-def best_run(params: Params, table: pd.DataFrame) -> tuple[Planned, bool]:
-    """The best model for the budget of `beyond.best_epochs`, and whether it predicts with flips: of recipe, sharpening and prediction the best found."""
-    recipe = best_variant(table, "recipe")
-    tau = {"none": 0.0, "unsharp masking": params.training.tau_sharp}[best_variant(table, "sharpening")]
-    flips = best_variant(table, "prediction") == FLIPS
-    change = variants(params)["recipe"][recipe] | {"tau_sharp": tau, "epochs": params.beyond.best_epochs}
-    seed = params.beyond.seeds[0]
-    return Planned(
-        {"recipe": recipe, "tau_sharp": tau, "epochs": params.beyond.best_epochs, "seed": seed},
-        network(params, seed, **change),
-    ), flips
-
-
-def budget(table: pd.DataFrame, best: dict) -> pd.DataFrame:
-    """From the published network to the best model, step by step: PSNR (dB), what it gains, and what it costs: images of training, passes a prediction."""
-    recipe = best["setting"]["recipe"]
-    steps = {
-        "the paper's network": ("connection", "as published"),
-        "with residual connection and scaling": ("connection", "both"),
-        f"with the best recipe ({recipe})": ("recipe", recipe),
-        "with flips at prediction": ("prediction", FLIPS),
-    }
-    means = table.groupby(["study", "variant"])[["psnr_mean", "psnr_hvs_m", "ssim", "images"]].mean()
-    rows = [{"model": name} | means.loc[key].to_dict() for name, key in steps.items()]
-    longer = f"the best model: {'sharpened' if best['setting']['tau_sharp'] else 'not sharpened'}, {best['setting']['epochs']} epochs"
-    rows.append(
-        {"model": longer}
-        | {name: best["metrics"][name] for name in ("psnr_mean", "psnr_hvs_m", "ssim")}
-        | {"images": best["images"]}
-    )
-    frame = pd.DataFrame(rows)
-    frame.insert(2, "gain", frame["psnr_mean"].diff())
-    return frame.assign(passes=[1, 1, 1, 4, 4 if best["flips"] else 1])
-
-
-def selection(table: pd.DataFrame, of: str) -> dict[str, object]:
-    """Would PSNR-HVS-M or SSIM have ranked the runs of `table` (psnr_full, psnr_hvs_m, ssim, run) otherwise, and chosen another?
-
-    Kendall's tau of the ranks with a 95 % bootstrap interval over runs; whether the same run is first; what the other's choice costs in PSNR (dB).
+    They train on the pair set "best", or on the scale's own with source ee559, which has no clean targets.
     """
-    row: dict[str, object] = {"runs": of, "count": len(table)}
-    best = table["psnr_full"].max()
+    options, course = params.best, params.pairs.source == "ee559"
+    pairs_count = params.pairs.train if course else options.train
+    seed = params.beyond.seeds[0]
+    recipe = {
+        "arch": options.arch,
+        "width": options.width,
+        "loss": options.loss,
+        "batch_size": options.batch_size,
+        "sigma_n": options.sigma_n,
+        "averaging": options.averaging,
+        "resample": options.resample and not course,
+        "epochs": max(1, round(options.images / pairs_count)),
+    }
+    run = beyond.network(params, seed, **(beyond.one_cycle(options.learning_rate) | recipe))
+    best = Planned({"model": BEST, "seed": seed}, run, "" if course else "best")
+    if course or not options.twin:
+        return [best]
+    twin = clean_twin(best)
+    return [best, Planned({"model": TWIN.format(BEST), "seed": seed}, twin.run, best.pairs)]
+
+
+def denoiser(result: Result, flips: bool) -> Denoiser:
+    """The network of a run, which predicts with or without the mean over the four flips of an image."""
+    return Denoiser(load_network(result.model)[0], flips)
+
+
+def evaluate(result: Result, pairs: PairSet, params: Params, flips: bool) -> dict[str, float]:
+    """The metrics of a run's network with or without flips, dB except ssim.
+
+    On validation: psnr_mean, psnr_std, psnr_full, psnr_per_image, psnr_hvs_m, ssim. On the test set (NaN
+    without one): test_full, test_per_image, test_psnr_hvs_m, test_ssim.
+    """
+    model, found = denoiser(result, flips), {}
+    for split in ("validation", "test"):
+        images = getattr(pairs, split)
+        if images:
+            clean = images["clean"].numpy()
+            denoised = model.predict(images["noisy_1"].numpy())
+            mse = metrics.mse_per_image(denoised, clean)
+            found[split] = metrics.summarize(mse, params.evaluation, params.seed)
+            found[split] |= metrics.perceptual(denoised, clean)
+    names = {"test_full": "psnr_full", "test_per_image": "psnr_per_image"}
+    names |= {"test_psnr_hvs_m": "psnr_hvs_m", "test_ssim": "ssim"}
+    test = found.get("test", {})
+    return found["validation"] | {name: test.get(of, float("nan")) for name, of in names.items()}
+
+
+def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
+    """The best model and its twin, without and with flips: model, passes and the columns of `evaluate`."""
+    return pd.DataFrame(
+        [
+            {"model": one.row["model"], "passes": 4 if flips else 1} | evaluate(result, pairs, params, flips)
+            for one, result in zip(best.planned, best.finished, strict=True)
+            for flips in (False, True)
+        ]
+    )
+
+
+def models(chain: Chain) -> dict[str, Denoiser]:
+    """The final and the best model and their twins, by the names that `references` expects."""
+    found = {FINAL: denoiser(chain.final.finished[0], False)}
+    found |= {TWIN.format(FINAL): denoiser(result, False) for result in chain.twin.finished}
+    flips = chain.params.best.flips
+    long = zip(chain.best.planned, chain.best.finished, strict=True)
+    return found | {one.row["model"]: denoiser(result, flips) for one, result in long}
+
+
+def references(pairs: PairSet, models: Mapping[str, Denoiser]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Classical methods and `models` on the test set, or on validation without one: (table, differences).
+
+    `models` maps names to denoisers; the twin of a model is named `TWIN.format(name)`. The table has the
+    columns split and those of baselines.csv. The differences compare each model with the best classical
+    method and with its twin: what, the fields of `effects.Effect` (dB), with intervals over images.
+    """
+    split = "test" if pairs.test else "validation"
+    images = getattr(pairs, split)
+    noisy, clean = images["noisy_1"].numpy(), images["clean"].numpy()
+    denoised = baselines.denoise_all(pairs, split)
+    classical = list(denoised)[1:]
+    denoised |= {name: model.predict(noisy) for name, model in models.items()}
+    table = pd.DataFrame([baselines.evaluate(name, found, clean) for name, found in denoised.items()])
+    table.insert(0, "split", split)
+    errors = {name: metrics.mse_per_image(found, clean)[None] for name, found in denoised.items()}
+    strongest = min(classical, key=lambda name: errors[name].mean())
+    rows = [
+        {"what": f"{name} − {other}"} | asdict(effects.compare(errors[name], errors[other]))
+        for name in models
+        for other in (strongest, TWIN.format(name))
+        if other in errors
+    ]
+    return table, pd.DataFrame(rows)
+
+
+def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
+    """budget.csv: from the report's network to the best model, step by step, on the validation images.
+
+    All steps but the last are short trainings of notebook 07, one for each seed. Columns: model; psnr_mean
+    and psnr_full (dB, means over seeds); the gain over the row above (dB) with its interval (low, high) over
+    images and, from three seeds on, over seeds; basis; passes per prediction; images and seconds of one
+    training.
+    """
+    flips = params.best.flips
+    steps = [
+        (name, beyond.of_variant(studies, study, variant), False)
+        for name, study, variant in (
+            ("the report's network", "connection", "as published"),
+            ("with a residual connection and scaled values", "connection", "both"),
+            ("with a one-cycle rate", "recipe", beyond.ONE_CYCLE),
+            (f"with the {beyond.BEST_NETWORK}", "network", beyond.BEST_NETWORK),
+        )
+    ]
+    steps.append(("with the mean over four flips", beyond.read_models(studies) if flips else [], True))
+    steps.append(("with the long training of the best model", best.finished[:1], flips))
+    rows: list[dict[str, object]] = []
+    before: np.ndarray | None = None
+    for name, results, with_flips in (step for step in steps if step[1]):
+        mse = np.stack([_errors(result, pairs, with_flips) for result in results])
+        subsets = [metrics.subset_psnr(one, params.evaluation, params.seed)[0] for one in mse]
+        row = {"model": name, "psnr_mean": np.mean(subsets)}
+        row |= {"psnr_full": np.mean([metrics.psnr_full(one) for one in mse])}
+        gain = (np.nan,) * 3
+        if before is not None:  # the long run has one seed, and is compared with the run of every seed
+            found = effects.compare(np.broadcast_to(mse, before.shape), before)
+            gain = (found.estimate, found.low, found.high)
+        row |= dict(zip(("gain", "low", "high"), gain, strict=True))
+        row |= {"basis": effects.basis(len(mse)), "passes": 4 if with_flips else 1}
+        row |= {key: np.mean([result.about[key] for result in results]) for key in ("images", "seconds")}
+        rows.append(row)
+        before = mse
+    return pd.DataFrame(rows)
+
+
+def _errors(result: Result, pairs: PairSet, flips: bool) -> np.ndarray:
+    """Mean squared error of each validation image, float64 N."""
+    if not flips:
+        return result.errors["mse"]
+    denoised = denoiser(result, flips).predict(pairs.validation["noisy_1"].numpy())
+    return metrics.mse_per_image(denoised, pairs.validation["clean"].numpy())
+
+
+def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.DataFrame:
+    """Runs of several kinds and the classical methods: kind, psnr_full, psnr_hvs_m (dB), ssim and failed."""
+    frames = [frame.assign(kind=kind) for kind, frame in runs.items()]
+    frame = pd.concat([*frames, classical[1:].assign(kind="classical methods")], ignore_index=True)
+    failed = frame["psnr_full"] < classical["psnr_full"].iloc[0]
+    return frame[["kind", "psnr_full", "psnr_hvs_m", "ssim"]].assign(failed=failed)
+
+
+def selection(table: pd.DataFrame, runs_of: str) -> pd.DataFrame:
+    """Would PSNR-HVS-M or SSIM have ranked the runs of `table` differently from PSNR, and chosen another one?
+
+    `table` has a row for each run: psnr_full, psnr_hvs_m (dB), ssim. One row for each measure: runs_of, runs,
+    measure, Kendall's tau with its bootstrap interval over runs (tau, low, high), and the PSNR that its
+    choice gives away (cost, dB; 0 if it chooses the same run).
+    """
+    rows = []
     for measure in ("psnr_hvs_m", "ssim"):
         tau, low, high = effects.rank_agreement(table["psnr_full"], table[measure])
-        chosen = table.loc[table[measure].idxmax()]
-        row |= {
-            f"{measure}_tau": tau,
-            f"{measure}_low": low,
-            f"{measure}_high": high,
-            f"{measure}_costs": best - chosen["psnr_full"],
-        }
-    return row
+        cost = table["psnr_full"].max() - table.loc[table[measure].idxmax(), "psnr_full"]
+        rows.append({"runs_of": runs_of, "runs": len(table), "measure": measure})
+        rows[-1] |= {"tau": tau, "low": low, "high": high, "cost": cost}
+    return pd.DataFrame(rows)
+
+
+CARD = """# Denoiser for pixelated photographs
+
+This network ({arch}, width {width}, {megabytes:.1f} MB) removes the noise of images of which each pixel is
+one pixel drawn at random from a block of a photograph. It was trained by Noise2Noise: on pairs of noisy
+images, without any clean one. It is the best model of scale {scale}. A prediction costs {passes}.
+
+    python -m n2nlib denoise noisy.png -o denoised.png --model best.safetensors
+
+## What it is for
+- RGB images with noise that has mean zero and is independent from pixel to pixel, as above.
+- Comparison with other denoisers on such images.
+
+## What it is not for
+- Other noise: raw files of a sensor, JPEG artefacts, blur, or noise that neighbouring pixels share.
+- Decisions that rest on single pixels, such as medical or forensic ones: it fills in what is probable.
+
+## Training
+- Photographs: {photographs} of {source}, from which {pairs:,} pairs of {size} x {size} pixels were made.
+- {images:,} images of training in {hours:.2f} hours of one process ({machine}): Adam, one-cycle rate
+  up to {rate:g}, batches of {batch}, loss {loss}. best.json has all parameters.
+- Every choice was made on other photographs than those that the numbers below are for, if these say "test".
+
+## Numbers
+| Images: {split} | PSNR (dB) | PSNR per image (dB) | SSIM |
+|---|---|---|---|
+{rows}
+
+PSNR is taken over all pixels of all images unless it says "per image", with a data range of 255.
+
+## Licence
+The weights are under the MIT licence, like the code. The photographs keep their own licences and are not part
+of the model.
+"""
+
+
+def write_card(params: Params, pairs: PairSet) -> Path:
+    """Write best.md, the model card of best.safetensors, with the numbers of best.json and references.csv.
+
+    `pairs` is the pair set that the model was trained on. Raises `UserError` if best.json is missing.
+    """
+    folder, card = params.reports / "07_beyond", pairs.card
+    about = read_json(folder / "best.json")
+    run, table = about["parameters"], pd.read_csv(folder / "references.csv")
+    rows = [
+        f"| {row.method} | {row.psnr_full:.2f} | {row.psnr_per_image:.2f} | {row.ssim:.3f} |"
+        for row in table.itertuples()
+    ]
+    text = CARD.format(
+        arch=run["arch"],
+        width=run["width"],
+        megabytes=(folder / "best.safetensors").stat().st_size / 1e6,
+        scale=about["scale"],
+        passes="four passes, the mean over the four flips of the image" if about["flips"] else "one pass",
+        photographs=f"{card['photographs']['train']:,}",
+        source=PHOTOGRAPHS[card["source"]],
+        pairs=card["counts"]["train"],
+        size=pairs.train["noisy_1"].shape[-1],
+        images=about["images"],
+        hours=about["seconds"] / 3600,
+        machine=about["machine"],
+        rate=run["learning_rate"],
+        batch=run["batch_size"],
+        loss=run["loss"],
+        split=table["split"].iloc[0],
+        rows="\n".join(rows),
+    )
+    write_text(folder / "best.md", text)
+    return folder / "best.md"

@@ -1,8 +1,9 @@
-"""What the paper leaves for the future, and what its authors could not see: small studies around its final network (notebook 07).
+"""The studies of notebook 07: what the report leaves for the future, and what its authors could not see.
 
-Every study compares variants of one training that differ in one thing, over the same seeds. Unless a study is about just that, the network has
-the residual connection and the scaling to [-0.5, 0.5] that the paper's lacks: within a short training the published one has not learnt enough
-for finer differences to show.
+Each study compares variants of one training over the same seeds. The variants differ in one thing and see the
+same number of images. Unless a study says otherwise, the network is the report's (TConv, MSE, Adam, without
+sharpening) with a residual connection and values scaled to [-0.5, 0.5]: in a short training the published
+network has not learnt enough for finer differences to show.
 """
 
 from __future__ import annotations
@@ -12,136 +13,93 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from n2nlib import metrics
 from n2nlib.experiments import effects
-from n2nlib.metrics import mse_per_image, psnr_full
+from n2nlib.experiments.paper_runs import ablation_runs, run_params
+from n2nlib.experiments.results import Experiment
+from n2nlib.metrics import gradient_energy, mse_per_image, psnr_full
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params
 from n2nlib.train.runs import Planned, Result, RunParams
 
+SETTING = {"arch": "tconv", "loss": "mse", "optimizer": "adam", "sharpen": False, "crops": False}
+AS_PUBLISHED = {"residual": False, "normalized": False}
 STEPS, ONE_CYCLE, AVERAGED = "annealing step", "one cycle", "averaged weights"
-
-
-SHOWN = ["what", "mean", "standard_error", "low", "high", "same_sign", "pairs"]
-
-
-COLUMNS = [
-    "study",
-    "variant",
-    "seed",
-    "psnr_mean",
-    "psnr_std",
-    "psnr_full",
-    "psnr_per_image",
-    "psnr_hvs_m",
-    "ssim",
-    "images",
-    "run",
-]
+BEST_NETWORK = "network of the best model"
+PLAIN, SHARPENED = "not sharpened", "sharpened"
+INITIALISED = (("l1", "sgd"), ("mse", "adam"))  # loss and optimiser of the study of initialisation
+INITIALISATIONS = {
+    "TConv": {"arch": "tconv", "init": "library"},
+    "TConv, right fan-in": {"arch": "tconv", "init": "fan_in"},
+    "Upsample": {"arch": "upsample", "init": "library"},
+}
+SIZE = "image size"  # how the names of the studies of image sizes begin
 
 
 def network(params: Params, seed: int, **changes: object) -> RunParams:
-    """The paper's final network (TConv, MSE, Adam, sharpening) with a residual connection and scaled values; `changes` on top."""
-    training, options = params.training, params.beyond
-    values = {
-        "seed": seed,
-        "width": params.model.width,
-        "arch": "tconv",
+    """The training that the studies vary, with `changes` on top."""
+    schedule = {
+        "learning_rate": params.beyond.learning_rate,
+        "annealing_steps": 1,
+        "epochs": params.beyond.epochs,
         "residual": True,
         "normalized": True,
-        "tau_sharp": training.tau_sharp,
-        "loss": "mse",
-        "optimizer": "adam",
-        "learning_rate": options.learning_rate,
-        "annealing_steps": 1,
-        "epochs": options.epochs,
-        "batch_size": training.batch_size,
-        "sigma_n": training.sigma_n,
-        "flips": training.flips,
-        "shared_noise": training.shared_noise,
-        "crops": (),
-        "precision": training.precision,
+        "validate_every_epoch": False,
     }
-    return RunParams(**(values | changes))
+    return run_params(params, SETTING, seed, **(schedule | changes))
 
 
-def variants(params: Params) -> dict[str, dict[str, dict]]:
-    """Study -> variant -> what it changes in `network`. The first variant of each is what the others are compared with."""
-    options = params.beyond
-    one_cycle = {"schedule": "one_cycle", "annealing_steps": 0, "learning_rate": options.best_learning_rate}
-    averaged = {"averaging": options.averaging}
+def one_cycle(rate: float) -> dict[str, object]:
+    """The changes to a run that give it a one-cycle schedule up to `rate`, which has a warm-up of its own."""
+    return {"schedule": "one_cycle", "learning_rate": rate, "annealing_steps": 0, "warmup": 0.0}
+
+
+def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
+    """Study -> variant -> its changes to `network`. Each study compares its variants with its first one."""
+    options, best, course = params.beyond, params.best, params.pairs.source == "ee559"
+    cycle = one_cycle(options.peak_rate)
+    recipes: dict[str, dict[str, object]] = {STEPS: {}, ONE_CYCLE: cycle}
+    if options.averaging:
+        average = {"averaging": options.averaging}
+        recipes |= {AVERAGED: average, f"{ONE_CYCLE}, {AVERAGED}": cycle | average}
+    crops = {
+        crops_name(scales): {"crops": scales, "epochs": options.epochs // len(scales)}
+        for scales in options.crops
+    }
     every = {
         "connection": {
-            "as published": {"residual": False, "normalized": False},
+            "as published": AS_PUBLISHED,
             "residual": {"normalized": False},
-            "[-0.5, 0.5]": {"residual": False},
+            "scaled values": {"residual": False},
             "both": {},
         },
-        "sharpening": {"none": {"tau_sharp": 0.0}, "unsharp masking": {}},
-        "crops": {"none": {}}
-        | {
-            crops_name(scales): {"crops": scales, "epochs": options.epochs // len(scales)}
-            for scales in options.crops
-        },
-        "recipe": {STEPS: {}, ONE_CYCLE: one_cycle}
-        | (
-            {AVERAGED: averaged, f"{ONE_CYCLE}, {AVERAGED}": one_cycle | averaged}
-            if options.averaging
-            else {}
-        ),
+        "sharpening": {PLAIN: {}, SHARPENED: {"tau_sharp": params.training.tau_sharp}},
+        "crops": {"none": {}} | crops,
+        "recipe": recipes,
     }
+    if (best.arch, best.width) != (SETTING["arch"], params.model.width):
+        other = {"arch": best.arch, "width": best.width}
+        every["network"] = {"U-Net": cycle, BEST_NETWORK: cycle | other}
     for sigma in options.sigma_n:
         every[f"augmentation noise, sigma {sigma:g}"] = {
             "independent": {"sigma_n": sigma, "shared_noise": False},
             "shared": {"sigma_n": sigma, "shared_noise": True},
         }
-    if (
-        params.pairs.source != "ee559"
-    ):  # the course's files hold neither photographs nor clean training images
-        every["noise draws"] = {"one draw": {}, "fresh every epoch": {"resample": True}}
-        every["targets"] = {"noisy": {}, "clean": {"target": "clean"}}
-        every["targets, as published"] = {
-            name: {"residual": False, "normalized": False} | change
-            for name, change in every["targets"].items()
-        }
-    return every
+    if not course:  # its files hold neither photographs nor clean training images
+        targets = {"noisy": {}, "clean": {"target": "clean"}}
+        every["noise draws"] = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
+        every["targets"] = targets
+        every["targets, as published"] = {name: AS_PUBLISHED | change for name, change in targets.items()}
+    return {study: changes for study, changes in every.items() if len(changes) > 1}
 
 
 def crops_name(scales: tuple[tuple[float, float], ...]) -> str:
-    """ "70–100 % and 5–40 %": the shares of the image's area of each of an image's crops."""
+    """ "70–100 % and 5–40 %": the shares of the area of an image that its crops have."""
     return " and ".join(f"{100 * low:g}–{100 * high:g} %" for low, high in scales)
 
 
-def set_options(params: Params) -> dict[str, Params]:
-    """The parameters of the pair sets that the studies need beside the scale's own, by name."""
-    if params.pairs.source == "ee559":
-        return {}
-    sizes, pairs = params.beyond.sizes, params.pairs
-    small = {"block": sizes.block, "train": sizes.train, "validation": sizes.validation, "resample": False}
-    options = {size_name(size): pairs.model_copy(update=small | {"size": size}) for size in sizes.pixels}
-    options["fresh"] = pairs.model_copy(update={"resample": True})
-    return {name: params.model_copy(update={"pairs": changed}) for name, changed in options.items()}
-
-
-def size_name(size: int) -> str:
-    return f"{size}px"
-
-
-def ensure_sets(params: Params, pairs: PairSet) -> dict[str, PairSet]:
-    """The pair sets of all studies, made where missing in data/pairs/<scale>-beyond/ (which stays empty where none can be made)."""
-    set_folder(params, "any").parent.mkdir(parents=True, exist_ok=True)
-    return {"": pairs} | {
-        name: ensure_pairs(changed, set_folder(params, name)) for name, changed in set_options(params).items()
-    }
-
-
-def set_folder(params: Params, name: str) -> Path:
-    return params.pairs_folder.with_name(f"{params.scale}-beyond") / name if name else params.pairs_folder
-
-
 def study_runs(params: Params) -> list[Planned]:
-    """All runs of all studies, every seed; a training that two studies share stands in both and is trained once."""
+    """All runs of all studies. A training that two studies share appears in both and is trained once."""
     planned = [
         Planned(
             {"study": study, "variant": variant, "seed": seed},
@@ -152,98 +110,154 @@ def study_runs(params: Params) -> list[Planned]:
         for variant, change in changes.items()
         for seed in params.beyond.seeds
     ]
-    return planned + (size_runs(params) if set_options(params) else [])
+    return planned + initialisation_runs(params) + size_runs(params)
+
+
+def initialisation_runs(params: Params) -> list[Planned]:
+    """Runs of Table I without sharpening and crops, with its seeds, beside TConv with the right fan-in.
+
+    The library takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). So the study
+    tells what of the difference between TConv and Upsample is a matter of its initial weights.
+    """
+    table1 = ablation_runs(params)
+    return [
+        Planned(
+            {"study": f"initialisation, {loss.upper()} and {optimizer}", "variant": variant}
+            | {"seed": one.row["seed"]},
+            one.run.model_copy(update={"init": change["init"], "validate_every_epoch": False}),
+        )
+        for loss, optimizer in INITIALISED
+        for variant, change in INITIALISATIONS.items()
+        for one in table1
+        if _is(one, SETTING | {"loss": loss, "optimizer": optimizer, "arch": change["arch"]})
+    ]
+
+
+def _is(planned: Planned, row: dict[str, object]) -> bool:
+    return row.items() <= planned.row.items()
 
 
 def size_runs(params: Params) -> list[Planned]:
-    """The study of image sizes: each size without and with sharpening."""
+    """The studies of image sizes: each size without and with sharpening."""
     options = params.beyond
     return [
         Planned(
-            {"study": f"size {size}", "variant": variant, "seed": seed},
-            network(params, seed, epochs=options.sizes.epochs, tau_sharp=tau),
+            {"study": f"{SIZE} {size}", "variant": variant, "seed": seed},
+            network(params, seed, epochs=options.sizes.epochs, tau_sharp=tau, resample=False),
             size_name(size),
         )
         for size in options.sizes.pixels
-        for variant, tau in (("none", 0.0), ("unsharp masking", params.training.tau_sharp))
+        if size_name(size) in set_options(params)
+        for variant, tau in ((PLAIN, 0.0), (SHARPENED, params.training.tau_sharp))
         for seed in options.seeds
     ]
 
 
-def of_variant(
-    planned: list[Planned], results: list[Result], study: str, variant: str
-) -> list[tuple[Planned, Result]]:
-    """A study's variant: each of its runs with its result."""
+def size_name(size: int) -> str:
+    return f"{size}px"
+
+
+def set_options(params: Params) -> dict[str, Params]:
+    """The parameters of the pair sets of notebook 07 beside the scale's own, by name.
+
+    The sets "fresh" and "best" keep the cells behind their pairs for new noisy versions. Every set takes its
+    photographs from the three parts of the scale's own set, and "fresh" and "best" have its validation and
+    test pairs.
+    """
+    pairs, best, sizes = params.pairs, params.best, params.beyond.sizes
+    if pairs.source == "ee559":
+        return {}
+    test = round(pairs.test * sizes.validation / pairs.validation)
+    small = {"block": sizes.block, "train": sizes.train, "validation": sizes.validation, "test": test}
+    changes: dict[str, dict[str, object]] = {
+        size_name(size): small | {"size": size, "resample": False} for size in sizes.pixels
+    }
+    changes["fresh"] = {"resample": True}
+    changes["best"] = {"train": best.train, "train_crop": "mixed", "resample": best.resample}
+    return {
+        name: params.model_copy(update={"pairs": pairs.model_copy(update=change)})
+        for name, change in changes.items()
+    }
+
+
+def set_folder(params: Params, name: str) -> Path:
+    return params.pairs_folder.with_name(f"{params.scale}-beyond") / name if name else params.pairs_folder
+
+
+def ensure_sets(params: Params, pairs: PairSet) -> dict[str, PairSet]:
+    """The pair sets of notebook 07 by name, made if they are missing; "" is `pairs`, the scale's own set.
+
+    They lie in data/pairs/<scale>-beyond/, which stays empty with source ee559.
+    """
+    set_folder(params, "any").parent.mkdir(parents=True, exist_ok=True)
+    options = set_options(params)
+    return {"": pairs} | {name: ensure_pairs(one, set_folder(params, name)) for name, one in options.items()}
+
+
+def of_variant(studies: Experiment, study: str, variant: str) -> list[Result]:
+    """The finished runs of a variant, one for each seed."""
     return [
-        (one, result)
-        for one, result in zip(planned, results, strict=True)
-        if (one.row["study"], one.row["variant"]) == (study, variant)
+        result
+        for one, result in zip(studies.planned, studies.finished, strict=True)
+        if _is(one, {"study": study, "variant": variant})
     ]
 
 
-def collect(planned: list[Planned], results: list[Result], params: Params) -> pd.DataFrame:
-    """A row a run of each study (`COLUMNS`; PSNR in dB)."""
-    rows = []
-    for one, result in zip(planned, results, strict=True):
-        about = {name: result.about[name] for name in ("images", "run")}
-        rows.append(one.row | result.metrics(params) | result.measures | about)
-    return pd.DataFrame(rows)[COLUMNS]
-
-
-def best_variant(table: pd.DataFrame, study: str) -> str:
-    """The variant with the best psnr_mean, averaged over seeds."""
-    return table[table["study"] == study].groupby("variant")["psnr_mean"].mean().idxmax()
+def read_models(studies: Experiment) -> list[Result]:
+    """The runs whose models notebook 07 reads: short trainings that predict with flips, see `best.budget`."""
+    return of_variant(studies, "network", BEST_NETWORK) or of_variant(studies, "recipe", ONE_CYCLE)
 
 
 def study_effects(table: pd.DataFrame) -> pd.DataFrame:
-    """Each variant against the first of its study, over the seeds (psnr_mean, dB): study, what, mean, standard_error, low, high, pairs, same_sign."""
+    """beyond_effects.csv: each variant against the first one of its study, psnr_mean in dB.
+
+    The differences are paired by seed, and the interval is Student's t over seeds: it is NaN for one seed.
+    Columns: study, what, estimate, low, high, seeds, basis.
+    """
     rows = []
     for study, part in table.groupby("study", sort=False):
-        names = list(dict.fromkeys(part["variant"]))
-        for name in names[1:]:
-            found = effects.effect(
-                part[["variant", "seed", "psnr_mean", "psnr_std"]], "variant", name, names[0]
-            )
-            rows.append({"study": study, "what": f"{name} − {names[0]}"} | found.as_dict())
-    return pd.DataFrame(rows)[
-        ["study", "what", "mean", "standard_error", "low", "high", "pairs", "same_sign"]
-    ]
-
-
-def sizes(planned: list[Planned], results: list[Result], sets: dict[str, PairSet]) -> pd.DataFrame:
-    """For each image size: noisy input, best Gaussian blur and network in dB, and how sharp the outputs are (means over seeds)."""
-    rows = []
-    for name, pairs in sets.items():
-        if not name.endswith("px"):
-            continue
-        noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
-        blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
-        sharp = metrics.gradient_energy(clean).sum()
-        row = {
-            "size": int(name.removesuffix("px")),
-            "noisy": psnr_full(mse_per_image(noisy, clean)),
-            "blur": psnr_full(mse_per_image(blurred, clean)),
-        }
-        for variant, short in (("none", "network"), ("unsharp masking", "sharpened")):
-            of = [
-                result
-                for one, result in zip(planned, results, strict=True)
-                if one.pairs == name and one.row["variant"] == variant
-            ]
-            row[short] = np.mean([psnr_full(result.validation["mse"][-1]) for result in of])
-            row[f"{short}_sharpness"] = np.mean(
-                [result.validation["gradient_energy"].sum() / sharp for result in of]
-            )
-        rows.append(row | {"blur_sharpness": metrics.gradient_energy(blurred).sum() / sharp})
-    return pd.DataFrame(rows, columns=None if rows else ["size"])
+        values = part.pivot(index="seed", columns="variant", values="psnr_mean")
+        first, *others = dict.fromkeys(part["variant"])
+        for name in others:
+            found = effects.single((values[name] - values[first]).to_numpy())
+            interval = {key: getattr(found, key) for key in ("estimate", "low", "high", "seeds", "basis")}
+            rows.append({"study": study, "what": f"{name} − {first}"} | interval)
+    return pd.DataFrame(rows, columns=["study", "what", "estimate", "low", "high", "seeds", "basis"])
 
 
 def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:
-    """The effects of the studies whose names begin with one of `studies`, each named with its study where there are several."""
+    """The rows of `study_effects` whose study begins with one of `studies`; several are named in `what`."""
     rows = effects[effects["study"].str.startswith(studies)]
     return rows.assign(what=rows["study"] + ": " + rows["what"]) if rows["study"].nunique() > 1 else rows
 
 
 def own_size(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs on the scale's own pairs, each once: those of other image sizes have other validation images."""
-    return table[~table["study"].str.startswith(("size", "prediction"))].drop_duplicates("run")
+    """The runs on images of the scale's own size, each once; the others have other validation images."""
+    return table[~table["study"].str.startswith(SIZE)].drop_duplicates("run")
+
+
+def sizes(studies: Experiment, sets: dict[str, PairSet]) -> pd.DataFrame:
+    """sizes.csv: the noisy input, a Gaussian blur and the networks on images of each size, means over seeds.
+
+    Columns: size (pixels), method, psnr_full (dB) and sharpness, the gradient energy of the output over that
+    of the clean images: below 1 the output is blurrier than they are.
+    """
+    rows = []
+    for name, pairs in sets.items():
+        if not name.endswith("px"):
+            continue
+        size = int(name.removesuffix("px"))
+        noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
+        sharp = gradient_energy(clean).sum()
+        blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
+        for method, images in (("noisy input", noisy), ("Gaussian blur", blurred)):
+            psnr = psnr_full(mse_per_image(images, clean))
+            sharpness = gradient_energy(images).sum() / sharp
+            rows.append({"size": size, "method": method, "psnr_full": psnr, "sharpness": sharpness})
+        for variant in (PLAIN, SHARPENED):
+            measured = [result.errors for result in of_variant(studies, f"{SIZE} {size}", variant)]
+            psnr = np.mean([psnr_full(one["mse"]) for one in measured])
+            sharpness = np.mean([one["gradient_energy"].sum() for one in measured]) / sharp
+            method = f"network, {variant}"
+            rows.append({"size": size, "method": method, "psnr_full": psnr, "sharpness": sharpness})
+    return pd.DataFrame(rows, columns=["size", "method", "psnr_full", "sharpness"])

@@ -1,217 +1,316 @@
-"""Paired comparisons: what one factor changes when nothing else does, with an interval."""
+"""What one factor changes when nothing else does, in dB, with an interval; and how often runs fail.
+
+The unit of evidence is the seed, because runs of one seed share their initial weights. At each seed the
+effect of a factor is the median over the pairs of settings that differ in it alone, so a failed run moves
+it little and every run is kept. If one choice fails more often, the median leans to the other one, so
+effects and failures are read together. With three seeds or more the effect is the mean over seeds, with
+Student's t over seeds. With fewer it is the median over pairs, with an interval from the sign test, which
+says nothing about other seeds. Intervals hold for the settings that were trained, not for others.
+"""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from n2nlib.experiments.paper_runs import ABLATION, FINE_TUNING
+from n2nlib.metrics import psnr
+
 CONFIDENCE = 0.95  # of every interval
-
-
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-
-
 PERCENT = f"{100 * CONFIDENCE:.0f} %"
-
-
-REACH = float(stats.norm.ppf(TAILS[1]))  # of a normal interval, in standard deviations
+REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
+MARGIN = 0.12  # dB, the evaluation spread that the report prints: a smaller difference does not matter
+FEWEST_SEEDS = 3  # for an interval over seeds
+FAILED = 5.0  # dB: no choice moves a run further, but a failed run differs by more
+AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
+SOURCES = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
+REPORT = "the report"
+SETTING = [*ABLATION, *FINE_TUNING]  # columns that say what was trained, the seed aside
+TABLE1 = {
+    "arch": ("TConv − Upsample", "tconv", "upsample"),
+    "sharpen": ("sharpening", True, False),
+    "loss": ("MSE − L1", "mse", "l1"),
+    "optimizer": ("Adam − SGD", "adam", "sgd"),
+    "crops": ("crops", True, False),
+}
+TABLE3 = {
+    "annealing_steps": "annealing − none",
+    "lr0": "highest − lowest rate",
+    "sigma_n": "most − least noise",
+    "tau_sharp": "strongest − weakest sharpening",
+}
+INTERACTIONS = {
+    ("crops", "sharpen"): "crops, more with sharpening than without",
+    ("loss", "sharpen"): "MSE − L1, more with sharpening than without",
+}
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Differences (dB) between runs that differ in one factor alone."""
+    """A difference in dB, its 95 % interval (NaN if there is none) and what it rests on."""
 
-    mean: float
-    standard_error: float  # between pairs: their standard deviation over the square root of their number
-    low: float  # 95 % interval of the mean, Student's t over the pairs
+    estimate: float
+    low: float
     high: float
-    pairs: int
-    same_sign: int  # pairs whose difference has the sign of the mean
-    smallest: float
-    largest: float
-    evaluation_error: float  # what the evaluation spreads alone would give, as the paper propagated them
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    seeds: int
+    pairs: int  # pairs of settings
+    better: int  # pairs whose median over seeds is a gain
+    gains: int  # pairs with a gain that is established and matters, see `established`
+    losses: int
+    basis: str  # "seeds", or "one seed" or "two seeds" if the interval says nothing about other seeds
 
 
 def differences(
-    table: pd.DataFrame, factor: str, a: object, b: object, value: str = "psnr_mean"
-) -> pd.Series:
-    """`value` at `factor` == a minus at `factor` == b, over the pairs of rows alike in every other column that describes a run.
+    table: pd.DataFrame, factor: str, a: object, b: object, value: str = AS_TRAINED
+) -> pd.DataFrame:
+    """`value` at a minus at b: one row for each pair of settings alike but for `factor`, one column per seed.
 
-    Columns that begin with "psnr", and "run", are results; the rest describe. Raises ValueError if no pair is left.
+    Settings that differ in sigma_n alone are near copies: their median stands for them unless sigma_n is the
+    factor. Raises ValueError if no pair is left, or if a setting has two runs of one seed.
     """
-    keys = [
-        column
-        for column in table.columns
-        if not column.startswith("psnr") and column not in (factor, "run", "diverged")
-    ]
-    sides = [table[table[factor] == side].set_index(keys)[value] for side in (a, b)]
-    pairs = pd.concat(sides, axis=1, join="inner", keys=["a", "b"])
-    if pairs.empty:
+    keys = [name for name in SETTING if name in table and name != factor]
+    frame = table.assign(seed=table.get("seed", 0))
+    if "sigma_n" in keys:
+        keys.remove("sigma_n")
+        frame = frame.groupby([factor, *keys, "seed"], as_index=False)[value].median()
+    sides = [frame[frame[factor] == side].set_index([*keys, "seed"])[value] for side in (a, b)]
+    if any(side.index.has_duplicates for side in sides):
+        raise ValueError(f"two runs of one seed differ in nothing that is known; known: {', '.join(SETTING)}")
+    found = (sides[0] - sides[1]).dropna()
+    if found.empty:
         raise ValueError(f"no two rows differ in {factor} alone ({a!r} and {b!r})")
-    return pairs["a"] - pairs["b"]
+    return found.unstack("seed") if keys else found.to_frame().T
 
 
-def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = "psnr_mean") -> Effect:
-    """The paired effect of `factor` == a against b, dB; seeds of one setting are averaged first. One pair has no interval (nan)."""
-    spread = (
-        table.loc[table[factor].isin([a, b]), "psnr_std"].to_numpy(np.float64)
-        if "psnr_std" in table
-        else np.array([np.nan])
-    )
-    return _summarize(_over_seeds(differences(table, factor, a, b, value)), spread)
+def student(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, low and high along the first axis, by Student's t; NaN limits for a single value."""
+    count, mean = len(values), values.mean(axis=0)
+    if count == 1:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    reach = stats.t.ppf(TAILS[1], count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    return mean, mean - reach, mean + reach
+
+
+def sign_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median, low and high along the first axis, from the order statistics of the sign test.
+
+    Fewer than six values have no 95 % interval: its limits are NaN.
+    """
+    ordered, count = np.sort(values, axis=0), len(values)
+    rank = int(stats.binom.ppf(TAILS[0], count, 0.5))
+    nothing = np.full(values.shape[1:], np.nan)
+    low, high = (ordered[rank - 1], ordered[count - rank]) if rank else (nothing, nothing)
+    return np.median(values, axis=0), low, high
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate, low and high (dB) from differences of shape (pairs, seeds, ...)."""
+    if values.shape[1] >= FEWEST_SEEDS:
+        return student(np.nanmedian(values, axis=0))
+    return sign_interval(np.nanmean(values, axis=1))
+
+
+def established(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many pairs have a gain, and how many a loss, that chance does not explain and that matters.
+
+    `values` are differences (pairs, seeds, ...) in dB. With three seeds or more a pair's own interval must
+    leave out zero and its mean must reach the margin. With fewer its mean must reach three times the margin,
+    and if it exceeds 5 dB it comes from a failed run and is no evidence of either.
+    """
+    mean, low, high = student(np.moveaxis(values, 1, 0))
+    if values.shape[1] >= FEWEST_SEEDS:
+        gains, losses = (mean >= MARGIN) & (low > 0), (mean <= -MARGIN) & (high < 0)
+    else:
+        clear = (np.abs(mean) >= 3 * MARGIN) & (np.abs(mean) <= FAILED)
+        gains, losses = clear & (mean > 0), clear & (mean < 0)
+    return gains.sum(axis=0), losses.sum(axis=0)
+
+
+def basis(seeds: int) -> str:
+    """What an interval rests on."""
+    return {1: "one seed", 2: "two seeds"}.get(seeds, "seeds")
+
+
+def summarize(found: pd.DataFrame) -> Effect:
+    """The effect behind differences of `differences`."""
+    values = found.to_numpy(np.float64)
+    pairs, seeds = values.shape
+    better = int((np.nanmedian(values, axis=1) > 0).sum())
+    limits, counts = interval(values), established(values)
+    return Effect(*map(float, limits), seeds, pairs, better, *map(int, counts), basis(seeds))
+
+
+def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = AS_TRAINED) -> Effect:
+    """The effect of `factor` == a against b on the column `value`, dB. Raises ValueError as `differences`."""
+    return summarize(differences(table, factor, a, b, value))
 
 
 def interaction(
     table: pd.DataFrame,
     factor: tuple[str, object, object],
     other: tuple[str, object, object],
-    value: str = "psnr_mean",
+    value: str = AS_TRAINED,
 ) -> Effect:
-    """How much the effect of `factor` (name, a, b) at `other` == a differs from that at `other` == b, dB, over the fours of runs."""
-    sides = [
-        differences(table[table[other[0]] == side].drop(columns=other[0]), *factor, value)
-        for side in other[1:]
-    ]
-    both = pd.concat([_over_seeds(side) for side in sides], axis=1, join="inner", keys=["a", "b"])
-    return _summarize(both["a"] - both["b"], table["psnr_std"].to_numpy(np.float64))
+    """How much larger the effect of `factor` (name, a, b) is at `other` == a than at b, dB.
+
+    It is taken over the fours of runs that differ in the two factors alone.
+    Raises ValueError as `differences`.
+    """
+    name, *levels = other
+    sides = [differences(table[table[name] == one].drop(columns=name), *factor, value) for one in levels]
+    found = (sides[0] - sides[1]).dropna(how="all").dropna(axis=1, how="all")
+    if found.empty:
+        raise ValueError(f"no four rows differ in {factor[0]} and {name} alone")
+    return summarize(found)
 
 
-def of_spread(mean: float, spread: float) -> Effect:
-    """A difference (dB) of two settings whose `spread` is known from elsewhere (the evaluation, other settings' seeds): a normal interval."""
-    reach = REACH * spread
-    return Effect(mean, float("nan"), mean - reach, mean + reach, 1, 1, mean, mean, spread)
+def compare(a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> Effect:
+    """Difference of the global PSNR of a and b, dB, from errors of each image, shape seeds x ... x images.
+
+    Both are evaluated on the same images with the same seeds. One row, or an array of images alone, stands
+    for all seeds (a classical method). Axes between seeds and images, such as epochs, are averaged after the
+    PSNR. The variance over images is that of a bootstrap of the paired difference. With three seeds or more
+    the variance over seeds is added to it, with Satterthwaite's degrees of freedom.
+    """
+
+    def gaps(weights: np.ndarray) -> np.ndarray:  # images x resamples -> seeds x resamples
+        gap = psnr(a @ weights) - psnr(b @ weights)
+        return gap.reshape(len(gap), -1, weights.shape[1]).mean(axis=1)
+
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    images = a.shape[-1]
+    each = gaps(np.full((images, 1), 1 / images))[:, 0]
+    seeds = len(each)
+    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), resamples)
+    over_images = float(gaps(drawn.T / images).mean(axis=0).var(ddof=1))
+    over_seeds = float(each.var(ddof=1)) / seeds if seeds >= FEWEST_SEEDS else 0.0
+    variance = over_images + over_seeds
+    freedom = (seeds - 1) * (variance / over_seeds) ** 2 if over_seeds else np.inf
+    reach = float(stats.t.ppf(TAILS[1], freedom)) * variance**0.5
+    return single(each, reach)
+
+
+def single(each: np.ndarray, reach: float | None = None) -> Effect:
+    """The difference of two settings from their differences at each seed (dB).
+
+    The interval is the mean plus or minus `reach`, or by default Student's t over seeds.
+    """
+    mean, low, high = map(float, student(np.asarray(each, np.float64)))
+    if reach is not None:
+        low, high = mean - reach, mean + reach
+    seeds = len(each)
+    counts = int(mean > 0), int(low > 0 and mean >= MARGIN), int(high < 0 and mean <= -MARGIN)
+    return Effect(mean, low, high, seeds, 1, *counts, basis(seeds))
 
 
 def seed_spread(stds: pd.Series, seeds: int) -> float:
-    """Standard deviation (dB) between seeds, from that of each setting over its `seeds` (nan: a single one); 0 where nothing is known.
+    """Standard deviation (dB) between seeds, from that of each setting over its `seeds` (NaN for one seed).
 
-    The median of the settings, over what it is for normal values of unit spread: a setting whose output died at one seed would carry any mean.
+    It is the median over settings, divided by what that median is for normal values of unit variance, so a
+    setting with a failed run has no weight. It is 0 if nothing is known.
     """
     typical = stds.median()
     return 0.0 if np.isnan(typical) else float(typical / np.sqrt(stats.chi2.median(seeds - 1) / (seeds - 1)))
 
 
-def _over_seeds(values: pd.Series) -> pd.Series:
-    """One value a setting: its mean over seeds. Where seeds are all that differs they are the pairs themselves."""
-    others = [name for name in values.index.names if name != "seed"]
-    settings = values.groupby(level=others).mean() if others else values
-    return settings if len(settings) > 1 else values
-
-
-def _summarize(differences: pd.Series, spread: np.ndarray) -> Effect:
-    values = differences.to_numpy(np.float64)
-    count, mean = len(values), float(values.mean())
-    error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    reach = float(stats.t.ppf(TAILS[1], count - 1)) * error if count > 1 else float("nan")
-    return Effect(
-        mean=mean,
-        standard_error=error,
-        low=mean - reach,
-        high=mean + reach,
-        pairs=count,
-        same_sign=int((np.sign(values) == np.sign(mean)).sum()),
-        smallest=float(values.min()),
-        largest=float(values.max()),
-        evaluation_error=float(np.sqrt((spread**2).sum()) / (len(spread) / 2)),
-    )
-
-
 def rank_agreement(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Kendall's tau of two measures of the same runs, with a 95 % bootstrap interval over runs (1,000 resamples, seed 0); nan where all are ties."""
+    """Kendall's tau of two measures of the same runs, with a bootstrap interval over runs; NaN if all tie."""
     values = np.array([a, b], np.float64)
     rng = np.random.default_rng(0)
-    resampled = [stats.kendalltau(*values[:, rng.integers(0, len(a), len(a))]).statistic for _ in range(1000)]
-    return float(stats.kendalltau(*values).statistic), *(
-        float(limit) for limit in np.nanquantile(resampled, TAILS)
-    )
+    drawn = rng.integers(0, len(a), (1000, len(a)))
+    resampled = [stats.kendalltau(*values[:, chosen]).statistic for chosen in drawn]
+    low, high = np.nanquantile(resampled, TAILS)
+    return float(stats.kendalltau(*values).statistic), float(low), float(high)
 
 
-TABLE1_FACTORS = {
-    "TConv − Upsample": ("arch", "tconv", "upsample"),
-    "sharpening": ("sharpen", True, False),
-    "MSE − L1": ("loss", "mse", "l1"),
-    "Adam − SGD": ("optimizer", "adam", "sgd"),
-    "crops": ("crops", True, False),
-}
+def levels(table: pd.DataFrame, factor: str) -> tuple[str, object, object] | None:
+    """What is compared of a factor, in words, and its two levels in `table`; None if it has not both.
 
-
-def _rows(table: pd.DataFrame, factors: dict[str, tuple], source: str) -> list[dict]:
-    """An effect a factor; a factor whose two values are not both in the table is left out."""
-    present = {
-        what: factor
-        for what, factor in factors.items()
-        if set(factor[1:]) <= set(table[factor[0]]) and factor[1] != factor[2]
-    }
-    rows = []
-    for what, factor in present.items():
-        with contextlib.suppress(ValueError):  # dead runs can leave no pair
-            rows.append({"what": what, "source": source} | effect(table, *factor).as_dict())
-    return rows
-
-
-ALIVE = "ours, without dead runs"
-
-
-def table1_effects(
-    ours: pd.DataFrame, published: pd.DataFrame, dead: pd.Series | None = None
-) -> pd.DataFrame:
-    """The paired effect (dB) of each factor of Table I, in ours and in the published one: a row an effect and source.
-
-    `dead` (bool, a value a row of ours): runs whose output died. Where there are any, the effects stand once more without their pairs.
+    A parameter of Table III is compared at its largest and its smallest value. A sharpening factor of 0 means
+    a network that does not sharpen, so it is no weaker sharpening.
     """
-    rows = _rows(ours, TABLE1_FACTORS, "ours") + _rows(published, TABLE1_FACTORS, "published")
-    if dead is not None and dead.any() and not dead.all():
-        rows += _rows(ours[~dead.to_numpy()], TABLE1_FACTORS, ALIVE)
+    if factor not in table:
+        return None
+    if factor in TABLE1:
+        what, a, b = TABLE1[factor]
+    else:
+        values = table.loc[table[factor] > 0, factor] if factor == "tau_sharp" else table[factor]
+        what, a, b = TABLE3[factor], values.max(), values.min()
+    return (what, a, b) if a != b and {a, b} <= set(table[factor]) else None
+
+
+def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> Iterator[dict[str, object]]:
+    for factor in factors:
+        compared = levels(table, factor)
+        if compared is not None and value in table:
+            what, a, b = compared
+            found = asdict(effect(table, factor, a, b, value))
+            yield {"source": source, "factor": factor, "what": what} | found
+
+
+COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
+
+
+def effects_table(
+    table1: pd.DataFrame, table3: pd.DataFrame, published1: pd.DataFrame, published3: pd.DataFrame
+) -> pd.DataFrame:
+    """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's."""
+    rows: list[dict[str, object]] = []
+    for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
+        for source, value in SOURCES.items():
+            rows += _rows(ours, list(factors), source, value)
+        rows += _rows(theirs, list(factors), REPORT, AS_TRAINED)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.DataFrame:
+    """How much more (dB) crops and the MSE loss gain with sharpening than without; columns of effects.csv."""
+    rows = []
+    tables = [(source, table1, value) for source, value in SOURCES.items()] + [
+        (REPORT, published1, AS_TRAINED)
+    ]
+    for (factor, other), what in INTERACTIONS.items():
+        for source, table, value in tables:
+            compared = [levels(table, name) for name in (factor, other)]
+            if value in table and None not in compared:
+                pairs = [(name, *found[1:]) for name, found in zip((factor, other), compared, strict=True)]
+                found = asdict(interaction(table, *pairs, value))
+                rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | found)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def failures(table: pd.DataFrame, noisy_db: float, value: str = "psnr_full") -> pd.DataFrame:
+    """failures.csv: of the runs with each level of each factor of Table I, how many fail, and the share.
+
+    A run fails if it ends below its noisy input (`noisy_db`, global). The interval of the share is that of
+    Clopper and Pearson. Columns: factor, level, failed, runs, share, low, high.
+    """
+    rows = []
+    for factor in (name for name in ABLATION if name in table):
+        for level, runs in table.groupby(factor, sort=False):
+            failed = int((runs[value] < noisy_db).sum())
+            limits = stats.binomtest(failed, len(runs)).proportion_ci(CONFIDENCE)
+            share = {"failed": failed, "runs": len(runs), "share": failed / len(runs)}
+            rows.append({"factor": factor, "level": level} | share | {"low": limits.low, "high": limits.high})
     return pd.DataFrame(rows)
 
 
-def _table3_factors(table: pd.DataFrame) -> dict[str, tuple]:
-    """Of each parameter of Table III the largest value against the smallest; annealing against none."""
-    ends = {
-        name: (name, table[name].max(), table[name].min())
-        for name in ("annealing_steps", "lr0", "sigma_n", "tau_sharp")
-    }
-    words = {
-        "annealing_steps": "annealing",
-        "lr0": "highest − lowest rate",
-        "sigma_n": "most − least noise",
-        "tau_sharp": "τ_sharp largest − smallest",
-    }
-    return {words[name]: factor for name, factor in ends.items()}
+def by_length(progress: pd.DataFrame, scale: str, value: str = "psnr_full") -> pd.DataFrame:
+    """training_length.csv of one scale: the effects of Table I's factors against the images of training seen.
 
-
-def section4(
-    table1: pd.DataFrame,
-    table3: pd.DataFrame,
-    published1: pd.DataFrame,
-    published3: pd.DataFrame,
-    dead: pd.Series | None = None,
-) -> pd.DataFrame:
-    """Every difference (dB) that section IV speaks of, from our tables and from the published: a row an effect and source (`table1_effects`)."""
-    fine = _rows(table3, _table3_factors(table3), "ours") + _rows(
-        published3, _table3_factors(published3), "published"
-    )
-    return pd.concat([table1_effects(table1, published1, dead), pd.DataFrame(fine)], ignore_index=True)
-
-
-INTERACTIONS = {
-    "crops, more with sharpening than without": (("crops", True, False), ("sharpen", True, False)),
-    "MSE − L1, more with sharpening than without": (("loss", "mse", "l1"), ("sharpen", True, False)),
-}
-
-
-def sharpening_interactions(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """How much more (dB) crops and the MSE loss give with sharpening than without: a row an interaction and source."""
+    `progress` has a row for each run and epoch: setting, seed, images, `value` (dB). With crops an epoch has
+    twice the images, so runs are compared at equal images: those numbers at which every run was validated.
+    Rates are annealed over the whole schedule, so an early point is not a finished short training. Columns:
+    scale, images, factor, estimate, low, high.
+    """
+    runs = progress.groupby("images").size()
     rows = []
-    for what, (factor, other) in INTERACTIONS.items():
-        for source, table in (("ours", ours), ("published", published)):
-            if all(set(values) <= set(table[name]) for name, *values in (factor, other)):
-                rows.append({"what": what, "source": source} | interaction(table, factor, other).as_dict())
-    return pd.DataFrame(rows, columns=None if rows else ["what"])
+    for images in runs.index[runs == runs.max()]:
+        part = progress[progress["images"] == images]
+        rows += [{"scale": scale, "images": images} | row for row in _rows(part, list(TABLE1), "", value)]
+    return pd.DataFrame(rows, columns=["scale", "images", "factor", "estimate", "low", "high"])

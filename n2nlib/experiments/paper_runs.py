@@ -1,106 +1,123 @@
-"""The paper's experiments as lists of runs: Table I, the candidates' curves, Table III, the final model."""
+"""The experiments of the report as lists of runs: Table I, curves, Table III and the final model."""
 
 from __future__ import annotations
 
-import json
 from itertools import product
+from string import ascii_uppercase
+from typing import Any
 
 import pandas as pd
 
-from n2nlib.denoiser import Denoiser
-from n2nlib.files import read_json, write_json
-from n2nlib.pairs.pair_set import PairSet
+from n2nlib.experiments import published
+from n2nlib.files import write_json
 from n2nlib.params import Params
-from n2nlib.train.network import save_network
+from n2nlib.train.network import load_network, save_network
 from n2nlib.train.runs import Planned, Result, RunParams
 
 ABLATION = ["loss", "optimizer", "sharpen", "crops", "arch"]
-
-
 FINE_TUNING = ["sigma_n", "tau_sharp", "lr0", "annealing_steps"]
+CANDIDATE = ["arch", "loss", "optimizer", "sharpen", "crops"]
 
 
-def _run(params: Params, choice: dict, section: object, seed: int, **changes: object) -> RunParams:
-    """The run of one `choice` (loss, optimizer, sharpen, crops, arch) under a section's schedule (epochs, rates, annealing)."""
+def run_params(params: Params, setting: dict[str, Any], seed: int, **schedule: Any) -> RunParams:
+    """The run of a `setting` (a value for each of ABLATION) under a `schedule`.
+
+    The schedule gives learning_rate, annealing_steps and epochs, and may change any other parameter.
+    """
     training = params.training
     values = {
         "seed": seed,
         "width": params.model.width,
-        "arch": choice["arch"],
-        "tau_sharp": training.tau_sharp if choice["sharpen"] else 0.0,
-        "loss": choice["loss"],
-        "optimizer": choice["optimizer"],
+        "arch": setting["arch"],
+        "tau_sharp": training.tau_sharp if setting["sharpen"] else 0.0,
+        "loss": setting["loss"],
+        "optimizer": setting["optimizer"],
         "batch_size": training.batch_size,
+        "warmup": training.warmup,
         "sigma_n": training.sigma_n,
         "flips": training.flips,
         "shared_noise": training.shared_noise,
-        "crops": (training.global_crop, training.local_crop) if choice["crops"] else (),
+        "crops": (training.global_crop, training.local_crop) if setting["crops"] else (),
         "resample": params.pairs.resample,
         "precision": training.precision,
     }
-    if "learning_rate" not in changes:
-        rates = getattr(section.learning_rates, choice["optimizer"])
-        values |= {
-            "learning_rate": getattr(rates, choice["loss"]),
-            "annealing_steps": section.annealing_steps,
-            "epochs": section.crops_epochs if choice["crops"] else section.epochs,
-        }
-    return RunParams(**(values | changes))
+    return RunParams(**(values | schedule))
+
+
+def _schedule(section: Any, setting: dict[str, Any]) -> dict[str, Any]:
+    """Rate, annealing and epochs of a setting in section `ablation` or `curves`."""
+    rates = getattr(section.learning_rates, setting["optimizer"])
+    epochs = section.crops_epochs if setting["crops"] else section.epochs
+    rate = getattr(rates, setting["loss"])
+    return {"learning_rate": rate, "annealing_steps": section.annealing_steps, "epochs": epochs}
 
 
 def ablation_runs(params: Params) -> list[Planned]:
-    """Table I: every combination of the ablation's lists, each with every seed."""
+    """Table I: every combination of the lists in section `ablation`, with every seed."""
     options = params.ablation
-    order = ["loss", "optimizer", "crops", "sharpen", "arch"]  # that of the paper's rows
-    rows = (
+    order = ["loss", "optimizer", "crops", "sharpen", "arch"]
+    settings = [
         dict(zip(order, values, strict=True))
         for values in product(*(getattr(options, name) for name in order))
-    )
+    ]
     return [
-        Planned(row | {"seed": seed}, _run(params, row, options, seed))
-        for row in rows
+        Planned(setting | {"seed": seed}, run_params(params, setting, seed, **_schedule(options, setting)))
+        for setting in settings
         for seed in options.seeds
     ]
 
 
 def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Table II: the `count` best rows of Table I by psnr_mean (dB, averaged over seeds), numbered from 1."""
-    means = table1.groupby(ABLATION, sort=False, as_index=False)["psnr_mean"].mean()
-    best = means.sort_values("psnr_mean", ascending=False, kind="stable").head(count).reset_index(drop=True)
-    best.insert(0, "candidate", best.index + 1)
-    return best[["candidate", "arch", "loss", "optimizer", "sharpen", "crops"]]
+    """Our candidates A, B, C, ...: the best settings of Table I by psnr_mean (dB, mean over seeds)."""
+    settings = table1.groupby(ABLATION, sort=False, as_index=False)["psnr_mean"].mean()
+    best = settings.sort_values("psnr_mean", ascending=False, kind="stable").head(count)
+    return best[CANDIDATE].assign(candidate=list(ascii_uppercase[: len(best)]))[["candidate", *CANDIDATE]]
+
+
+def candidate_lists(ours: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Table II: our candidates and the report's (1, 2, 3), as far as `curves.lists` asks for them."""
+    report = published.table2().astype({"candidate": str})
+    lists = {"ours": ours, "report": report[["candidate", *CANDIDATE]]}
+    return pd.concat([lists[name] for name in params.curves.lists], ignore_index=True)
 
 
 def curve_runs(params: Params, candidates: pd.DataFrame) -> list[Planned]:
-    """Fig. 2: each candidate (a row of Table II) over the long schedule, with every seed."""
+    """Fig. 2: each candidate over the long schedule, with every seed."""
     options = params.curves
-    rows = candidates.to_dict("records")
     return [
-        Planned({"candidate": row["candidate"], "seed": seed}, _run(params, row, options, seed))
-        for row in rows
+        Planned(
+            {"candidate": row["candidate"], "seed": seed},
+            run_params(params, row, seed, **_schedule(options, row)),
+        )
+        for row in candidates.to_dict("records")
         for seed in options.seeds
     ]
 
 
-def choose_candidate(curves: pd.DataFrame, candidates: pd.DataFrame, epochs: int) -> pd.Series:
-    """The row of Table II to fine-tune: the best psnr_mean at the end of a short cycle of `epochs` (section III-B).
+def choose_candidate(curves: pd.DataFrame, candidates: pd.DataFrame, epochs: int) -> dict[str, Any]:
+    """The candidate of ours to fine-tune: the best psnr_mean after a short cycle of `epochs` (section III-B).
 
-    A candidate with crops sees every image twice an epoch and is read after half as many.
+    A candidate with crops sees every image twice an epoch and is read after half as many. `candidates` are
+    ours alone.
     """
-    crops = candidates.set_index("candidate")["crops"]
     at_end = {}
-    for candidate, curve in curves.groupby("candidate"):
-        last = min(_cycle(epochs, crops[candidate]), curve["epoch"].max())
-        at_end[candidate] = curve.loc[curve["epoch"] == last, "psnr_mean"].mean()
-    return candidates.set_index("candidate", drop=False).loc[max(at_end, key=at_end.get)]
+    for row in candidates.to_dict("records"):
+        curve = curves[curves["candidate"] == row["candidate"]]
+        last = min(_cycle(epochs, row["crops"]), curve["epoch"].max())
+        at_end[row["candidate"]] = curve.loc[curve["epoch"] == last, "psnr_mean"].mean()
+    best = max(at_end, key=at_end.__getitem__)
+    return candidates[candidates["candidate"] == best].iloc[0].to_dict()
 
 
 def _cycle(epochs: int, crops: bool) -> int:
     return max(1, epochs // 2) if crops else epochs
 
 
-def fine_tuning_runs(params: Params, candidate: pd.Series) -> list[Planned]:
-    """Table III: the candidate under every combination of noise, sharpening factor, initial rate and annealing, with every seed."""
+def fine_tuning_runs(params: Params, candidate: dict[str, Any]) -> list[Planned]:
+    """Table III: the candidate under every combination of noise, sharpening factor, rate and annealing.
+
+    A sharpening factor of 0 means no sharpening; the report has no such rows.
+    """
     options = params.fine_tuning
     rates = getattr(options.learning_rate, candidate["optimizer"])
     grid = product(options.sigma_n, options.tau_sharp, rates, options.annealing_steps)
@@ -112,48 +129,32 @@ def fine_tuning_runs(params: Params, candidate: pd.Series) -> list[Planned]:
     ]
 
 
-def final_run(params: Params, candidate: pd.Series, table3: pd.DataFrame) -> Planned:
-    """The final model: the setting of Table III with the best psnr_mean (averaged over seeds), trained for `final_epochs`."""
-    means = table3.groupby(FINE_TUNING, sort=False, as_index=False)["psnr_mean"].mean()
-    best = means.loc[means["psnr_mean"].idxmax(), FINE_TUNING].to_dict()
-    seed = params.fine_tuning.seeds[0]
-    return Planned(
-        best | {"seed": seed}, _fine_tuned(params, candidate, best, params.fine_tuning.final_epochs, seed)
-    )
+def final_run(params: Params, candidate: dict[str, Any], table3: pd.DataFrame) -> Planned:
+    """The final model: the best setting of Table III (psnr_mean, mean over seeds), for `final_epochs`."""
+    settings = table3.groupby(FINE_TUNING, sort=False, as_index=False)["psnr_mean"].mean()
+    best = settings.loc[settings["psnr_mean"].idxmax(), FINE_TUNING].to_dict()
+    options, seed = params.fine_tuning, params.fine_tuning.seeds[0]
+    return Planned(best | {"seed": seed}, _fine_tuned(params, candidate, best, options.final_epochs, seed))
 
 
-def _fine_tuned(params: Params, candidate: pd.Series, row: dict, epochs: int, seed: int) -> RunParams:
-    """With crops an epoch has twice the images, so the epochs are halved, as in Table I."""
-    return _run(
+def clean_twin(final: Planned) -> Planned:
+    """The final model trained towards clean images, which Noise2Noise does without."""
+    return Planned(final.row, final.run.model_copy(update={"target": "clean"}))
+
+
+def _fine_tuned(
+    params: Params, candidate: dict[str, Any], row: dict[str, Any], epochs: int, seed: int
+) -> RunParams:
+    return run_params(
         params,
-        candidate.to_dict(),
-        params.fine_tuning,
+        candidate,
         seed,
         sigma_n=row["sigma_n"],
         tau_sharp=row["tau_sharp"],
         learning_rate=row["lr0"],
         annealing_steps=int(row["annealing_steps"]),
         epochs=_cycle(epochs, candidate["crops"]),
-    )
-
-
-def clean_twin(params: Params, pairs: PairSet) -> list[Planned]:
-    """The final model's run trained towards clean images, what Noise2Noise does without; none where the pair set has no clean training images.
-
-    Raises `UserError` if there is no final model yet.
-    """
-    about = read_json(params.reports / "model" / "final.json")
-    return twin(
-        Planned(about["setting"], RunParams.model_validate_json(json.dumps(about["parameters"]))), pairs
-    )
-
-
-def twin(final: Planned, pairs: PairSet) -> list[Planned]:
-    """`final` with clean targets, if the pair set has clean training images."""
-    return (
-        [Planned(final.row, final.run.model_copy(update={"target": "clean"}))]
-        if "clean" in pairs.train
-        else []
+        validate_every_epoch=False,
     )
 
 
@@ -164,23 +165,26 @@ def save_model(
     params: Params,
     metrics: dict[str, float],
     flips: bool = False,
-) -> dict:
-    """Write a run's model to reports/<scale>/model/<name>.safetensors and describe it in <name>.json; returns the latter.
+) -> dict[str, Any]:
+    """Write reports/<scale>/<name>.safetensors and describe it in <name>.json, which is returned.
 
-    `metrics` are of the prediction that the file stands for: with `flips` the mean over the four flips of an image.
+    `metrics` are those of the prediction that the file stands for: with `flips`, the mean over the four flips
+    of an image.
     """
-    folder = params.reports / "model"
-    save_network(Denoiser.load(result.model).network, folder / f"{name}.safetensors", flips)
+    path = params.reports / f"{name}.safetensors"
+    network, _ = load_network(result.model)
+    save_network(network, path, flips)
     about = {
         "scale": params.scale,
-        "run": result.about["run"],
+        "run": result.name,
         "setting": planned.row,
         "flips": flips,
         "parameters": result.about["parameters"],
         "metrics": {key: round(value, 4) for key, value in metrics.items()},
         "seconds": result.about["seconds"],
         "images": result.about["images"],
+        "machine": result.about["machine"],
         "versions": result.about["versions"],
     }
-    write_json(folder / f"{name}.json", about)
+    write_json(path.with_suffix(".json"), about)
     return about

@@ -1,68 +1,127 @@
-"""All runs of a scale without its notebooks, for a GPU machine that has no Jupyter: the notebooks, run elsewhere, find them in data/runs.
+"""The experiments of one scale in order: ablation, candidates, curves, choice, fine-tuning, final, studies.
 
-What depends on nothing trains beside what is waited for, all on one Dask cluster: the studies of notebook 07 beside the curves and Table III.
+The order exists here and nowhere else: the notebooks, `python -m n2nlib train` and `plan` all go through
+`Chain`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
 from n2nlib.experiments import best, beyond, paper_runs, results
+from n2nlib.experiments.results import Experiment
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params
-from n2nlib.train.runs import Result, forget_model
+from n2nlib.train.runs import Planned, Result, forget_model
 from n2nlib.train.sweep import client, default_workers, train_all
 
 
-def train_everything(params: Params, slim: bool = False) -> list[Result]:
-    """Train what is missing of all stages; returns all results. `slim`: of the models only those are kept that a notebook reads.
+class Chain:
+    """The experiments of `params`. Each attribute trains what it needs and what is not on disk yet.
 
-    Raises `UserError`.
+    `train` has the signature of `sweep.train_all`. Raises `UserError` for what a user can mend.
     """
-    pairs = ensure_pairs(params)
+
+    def __init__(self, params: Params, train: Callable[..., list[Result]] = train_all) -> None:
+        self.params, self._train = params, train
+
+    @cached_property
+    def pairs(self) -> PairSet:
+        """The pair set of the scale, made if it is not on disk."""
+        return ensure_pairs(self.params)
+
+    @cached_property
+    def ablation(self) -> Experiment:
+        """Table I."""
+        planned = paper_runs.ablation_runs(self.params)
+        return self._experiment("ablation", planned)
+
+    @cached_property
+    def ours(self) -> pd.DataFrame:
+        """Our candidates A, B, C: the best settings of Table I."""
+        return paper_runs.top_candidates(self.ablation.table, self.params.curves.candidates)
+
+    @cached_property
+    def candidates(self) -> pd.DataFrame:
+        """Table II: our candidates and the report's."""
+        return paper_runs.candidate_lists(self.ours, self.params)
+
+    @cached_property
+    def curves(self) -> Experiment:
+        """Fig. 2; the table has a row an epoch."""
+        planned = paper_runs.curve_runs(self.params, self.candidates)
+        finished = self._train("curves", planned, self.pairs, self.params)
+        return Experiment(planned, finished, results.collect_curves(planned, finished, self.params))
+
+    @cached_property
+    def choice(self) -> dict[str, Any]:
+        """The candidate of ours that is fine-tuned."""
+        if "ours" not in self.params.curves.lists:
+            return self.ours.iloc[0].to_dict()
+        epochs = self.params.fine_tuning.epochs
+        return paper_runs.choose_candidate(self.curves.table, self.ours, epochs)
+
+    @cached_property
+    def fine_tuning(self) -> Experiment:
+        """Table III."""
+        return self._experiment("fine_tuning", paper_runs.fine_tuning_runs(self.params, self.choice))
+
+    @cached_property
+    def final(self) -> Experiment:
+        """The final model, one run."""
+        planned = paper_runs.final_run(self.params, self.choice, self.fine_tuning.table)
+        return self._experiment("fine_tuning", [planned])
+
+    @cached_property
+    def twin(self) -> Experiment:
+        """The final model trained on clean targets; no run if the pairs have no clean training images."""
+        planned = [paper_runs.clean_twin(one) for one in self.final.planned if "clean" in self.pairs.train]
+        return self._experiment("beyond", planned)
+
+    @cached_property
+    def sets(self) -> dict[str, PairSet]:
+        """The pair sets of notebook 07, the scale's own among them."""
+        return beyond.ensure_sets(self.params, self.pairs)
+
+    @cached_property
+    def studies(self) -> Experiment:
+        """The studies of notebook 07."""
+        return self._experiment("beyond", beyond.study_runs(self.params), self.sets)
+
+    @cached_property
+    def best(self) -> Experiment:
+        """The long run of the best model and, if it is asked for, its twin on clean targets."""
+        return self._experiment("best", best.best_runs(self.params), self.sets)
+
+    def _experiment(
+        self, stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet] | None = None
+    ) -> Experiment:
+        finished = self._train(stage, planned, pairs or self.pairs, self.params) if planned else []
+        return Experiment(planned, finished, results.collect(planned, finished, self.params))
+
+
+def train_everything(params: Params, slim: bool = False) -> list[Result]:
+    """Train all runs of a scale on one cluster; studies and best model train beside the report's runs.
+
+    With `slim`, only the models that a notebook reads are kept. Raises `UserError`.
+    """
     with client(params, default_workers(params)) as cluster, ThreadPoolExecutor(1) as beside:
-        sets = beside.submit(beyond.ensure_sets, params, pairs)
-        shared = params.model_copy(
-            update={"sweep": params.sweep.model_copy(update={"scheduler": cluster.scheduler.address})}
-        )
-        ablation = paper_runs.ablation_runs(params)
-        of_ablation = train_all("ablation", ablation, pairs, shared)
-        table1 = results.rounded(results.collect(ablation, of_ablation, params))
-        studied = beside.submit(_studies, params, shared, pairs, sets.result())
-        candidates = paper_runs.top_candidates(table1, params.curves.candidates)
-        curves = paper_runs.curve_runs(params, candidates)
-        of_curves = train_all("curves", curves, pairs, shared)
-        curve_table = results.rounded(results.collect_curves(curves, of_curves, params))
-        chosen = paper_runs.choose_candidate(curve_table, candidates, params.fine_tuning.epochs)
-        fine = paper_runs.fine_tuning_runs(params, chosen)
-        of_fine = train_all("fine_tuning", fine, pairs, shared)
-        final = paper_runs.final_run(params, chosen, results.rounded(results.collect(fine, of_fine, params)))
-        of_final = train_all("fine_tuning", [final], pairs, shared)
-        of_twin = train_all("beyond", paper_runs.twin(final, pairs), pairs, shared)
-        of_studies, read = studied.result()
-    everything = [*of_ablation, *of_curves, *of_fine, *of_final, *of_twin, *of_studies]
+        sweep = params.sweep.model_copy(update={"scheduler": cluster.scheduler.address})
+        chain = Chain(params.model_copy(update={"sweep": sweep}))
+        _ = chain.ablation
+        rest = beside.submit(lambda: [chain.studies, chain.best])
+        experiments = [chain.ablation, chain.curves, chain.fine_tuning, chain.final, chain.twin]
+        experiments += rest.result()
+    finished = {result.folder: result for one in experiments for result in one.finished}
     if slim:
-        kept = {
-            result.folder for result in [*results.examples(table1, of_ablation).values(), *of_final, *read]
-        }
-        for result in {result.folder: result for result in everything}.values():
-            if result.folder not in kept:
-                forget_model(result)
-    return everything
-
-
-def _studies(
-    params: Params, shared: Params, pairs: PairSet, sets: dict[str, PairSet]
-) -> tuple[list[Result], list[Result]]:
-    """All of notebook 07 but the final model's twin: every result, and those whose models the notebook reads."""
-    planned = beyond.study_runs(params)
-    results = train_all("beyond", planned, sets, shared)
-    table = beyond.collect(planned, results, params)
-    recipe = beyond.best_variant(table, "recipe")
-    table = pd.concat([table, best.flipped(planned, results, params, pairs, recipe)], ignore_index=True)
-    best_run, _ = best.best_run(params, table)
-    of_best = train_all("beyond", [best_run], pairs, shared)
-    read = [result for _, result in beyond.of_variant(planned, results, "recipe", recipe)]
-    return [*results, *of_best], [*read, *of_best]
+        kept = [chain.ablation.finished[row] for row in results.examples(chain.ablation.table).values()]
+        kept += [*chain.final.finished, *chain.twin.finished, *chain.best.finished]
+        kept += beyond.read_models(chain.studies)
+        for folder in finished.keys() - {result.folder for result in kept}:
+            forget_model(finished[folder])
+    return list(finished.values())

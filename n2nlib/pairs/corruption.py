@@ -1,8 +1,10 @@
-"""Photograph -> (noisy, noisy, clean), and the pair set on disk.
+"""From a photograph to two noisy images and a clean one.
 
-The corruption is the course's "downsampled, pixelated" one: a photograph is squashed to (size * block) pixels a side; a pixel of the
-clean image is the rounded mean of a block x block cell; a pixel of a noisy version is one uniformly drawn pixel of that cell, its three
-channels together. Two independent draws give the two noisy versions, so the noise has mean zero given the clean image, up to rounding.
+The corruption is the one that the course calls "downsampled, pixelated". A photograph is squashed to size x
+block pixels per side and divided into cells of block x block pixels, one for each pixel of the result. The
+clean pixel is the mean of its cell, rounded; a noisy pixel is one pixel of the cell, drawn uniformly, with
+all its three channels. Two independent draws give two noisy versions, whose noise has mean zero up to the
+rounding.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ VERSIONS = ("noisy_1", "noisy_2", "clean")
 
 
 def block_mean(blocks: np.ndarray) -> np.ndarray:
-    """Clean image of a photograph: uint8 (S, S, b*b, 3) cells -> uint8 (S, S, 3), the mean of each cell rounded half up."""
+    """The clean image: uint8 (H, W, b*b, 3) cells -> uint8 (H, W, 3), their means with halves rounded up."""
     count = blocks.shape[2]
-    return ((2 * blocks.sum(axis=2, dtype=np.int64) + count) // (2 * count)).astype(np.uint8)
+    sums = np.einsum("hwkc->hwc", blocks, dtype=np.int64)  # three times faster than blocks.sum(axis=2)
+    return ((2 * sums + count) // (2 * count)).astype(np.uint8)
 
 
 def draw(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A noisy version: uint8 (S, S, b*b, 3) cells -> uint8 (S, S, 3), one uniformly drawn pixel of each cell."""
+    """A noisy version: uint8 (H, W, b*b, 3) cells -> uint8 (H, W, 3), a uniformly drawn pixel of each."""
     chosen = rng.integers(0, blocks.shape[2], size=(*blocks.shape[:2], 1, 1))
     return np.take_along_axis(blocks, chosen, axis=2)[:, :, 0]
 
 
 def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
-    """Squash uint8 (H, W, 3) to (size * block) pixels a side and cut it: uint8 (size, size, block*block, 3)."""
+    """Squash uint8 (H, W, 3) to size * block pixels per side: uint8 (size, size, block*block, 3) cells."""
     side = size * block
     if pixels.shape[:2] != (side, side):
         pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
@@ -41,15 +44,12 @@ def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
 def cut(pixels: np.ndarray, block: int) -> np.ndarray:
     """Cut uint8 (H * block, W * block, 3) into its cells: uint8 (H, W, block*block, 3)."""
     height, width = (length // block for length in pixels.shape[:2])
-    return (
-        pixels.reshape(height, block, width, block, 3)
-        .transpose(0, 2, 1, 3, 4)
-        .reshape(height, width, block * block, 3)
-    )
+    parts = pixels.reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4)
+    return parts.reshape(height, width, block * block, 3)
 
 
 def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator) -> np.ndarray:
-    """A uniformly placed square of `pixels` (H, W, 3); its side is uniform in [smallest, 1] times the shorter side."""
+    """A random square of `pixels` (H, W, 3), with a side uniform in [smallest, 1] x the shorter side."""
     shorter = min(pixels.shape[:2])
     side = int(rng.integers(max(1, round(smallest * shorter)), shorter + 1))
     top, left = (int(rng.integers(0, length - side + 1)) for length in pixels.shape[:2])
@@ -57,11 +57,13 @@ def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator)
 
 
 def make_pairs(
-    job: tuple[Photo, list[int]], options: Pairs, crop: str, seed: tuple[int, int], keep: Path | None = None
+    job: tuple[Photo, list[int]], options: Pairs, whole: int, seed: tuple[int, int], keep: Path | None = None
 ) -> np.ndarray:
-    """All pairs of one photograph: uint8 (3 versions, len(indices), 3, S, S). Pair `i` depends on `seed`, `i` and the photograph alone.
+    """The pairs of one photograph: uint8 (3, len(indices), 3, S, S), where `job` is (photograph, indices).
 
-    With `keep`, the blocks behind pair `i` go to row `i` of that file (see `PairSet.blocks`).
+    The first axis is `VERSIONS`. Pairs with an index below `whole` show the whole photograph, the others a
+    random square of it. Pair i depends only on `seed`, i and the photograph. With `keep`, the cells behind
+    pair i are written to row i of that file (see `PairSet.blocks`).
     """
     photo, indices = job
     pixels = photo.read()
@@ -69,7 +71,7 @@ def make_pairs(
     kept = np.load(keep, mmap_mode="r+") if keep else None
     for row, index in enumerate(indices):
         rng = np.random.default_rng([*seed, index])
-        region = random_square(pixels, options.min_crop, rng) if crop == "square" else pixels
+        region = pixels if index < whole else random_square(pixels, options.min_crop, rng)
         blocks = cells(np.ascontiguousarray(region), options.size, options.block)
         versions = draw(blocks, rng), draw(blocks, rng), block_mean(blocks)
         made[:, row] = np.stack(versions).transpose(0, 3, 1, 2)

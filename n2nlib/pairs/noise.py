@@ -1,7 +1,11 @@
-"""Do Noise2Noise's assumptions hold for a pair set? Measured, with a verdict in words.
+"""Does the noise of a pair set meet the assumptions of Noise2Noise (Lehtinen et al. 2018)?
 
-Lehtinen et al. (2018): a network trained towards a second noisy version learns the clean image if the noise has mean zero given the image and
-is independent between the versions. Whiteness, channel correlation and growth with contrast are not needed; they describe the noise.
+A network trained with MSE towards a second noisy version learns the mean of the noisy values that are
+possible given its input. That mean is the clean image if the noise has mean zero given the image and is
+independent between the versions: these two assumptions are needed. With L1 a network learns the median of
+the same values. Noise2Noise promises the clean image there only if the median of the noise is zero, too, as
+it is for symmetric noise. The noise of these pairs is skewed, so L1 is promised a slightly different image.
+Whiteness, the correlation of the channels and growth with contrast are not needed; they describe the noise.
 """
 
 from __future__ import annotations
@@ -12,24 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-BINS = 16  # of grey level
-
-
-LARGEST_MEAN = 1.0  # grey levels: a mean beyond this (and beyond chance) at some level breaks the assumption
-
-
+BINS = 16  # of the grey level
+GROUPS = 8  # of the local contrast
+SAMPLE = 2000  # images that are measured at most
+LARGEST_MEAN = 1.0  # grey levels; a mean beyond this, and beyond chance, breaks the assumption
+LARGEST_BALANCE = 0.05  # of P(noise > 0) - P(noise < 0), which is zero if and only if the median is
+CHANCE = 4.0  # standard errors
 LARGEST_CORRELATION = 0.05
-
-
-LARGEST_WITHOUT_CLEAN = 0.25  # then it rests on training and validation being alike
-
-
-SAMPLE = 2000  # images measured at most
+LARGEST_WITHOUT_CLEAN = 0.25  # larger, since the estimate takes training and validation images to be alike
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """One measured property: its value, what is expected, whether Noise2Noise needs it and whether it holds."""
+    """A measured property; `needed` says whether Noise2Noise needs it for training with MSE."""
 
     name: str
     value: float
@@ -48,53 +47,62 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).mean() / scale) if scale > 0 else 0.0
 
 
-def mean_by_level(noisy: np.ndarray, clean: np.ndarray) -> pd.DataFrame:
-    """The noise's mean at each grey level: columns level (of the clean image, middle of its bin), mean, error (standard error), pixels.
+def _mean(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Mean of `values` (N x 3 x S x S) where `mask` is true, and its standard error over images."""
+    counts, sums = mask.sum(axis=(1, 2, 3)), (values * mask).sum(axis=(1, 2, 3))
+    mean, images = sums.sum() / counts.sum(), (counts > 0).sum()
+    residual = sums - mean * counts
+    return mean, np.sqrt((residual**2).sum() * images / (images - 1)) / counts.sum()
 
-    The standard error counts images, not pixels, as independent.
+
+def grouped_median(values: np.ndarray) -> float:
+    """The median if each value, rounded to v, stands for the interval from v - 1/2 to v + 1/2.
+
+    Most errors of these images are small integers, whose plain median would jump between 0 and 1.
+    """
+    whole = np.rint(values)
+    middle = np.median(whole)
+    below, equal = (whole < middle).mean(), (whole == middle).mean()
+    return float(middle - 0.5 + (0.5 - below) / equal) if equal else float(middle)
+
+
+def by_level(noisy: np.ndarray, clean: np.ndarray) -> pd.DataFrame:
+    """The centre of the noise at each grey level of the clean image, from N x 3 x S x S in [0, 255].
+
+    Columns: level (middle of its bin), mean, error (standard error of the mean), median (`grouped_median`),
+    all in grey levels; balance = P(noise > 0) - P(noise < 0), and its standard error balance_error. Levels
+    with fewer than 100 values or 5 images are left out.
     """
     error, group = _error(noisy, clean), clean[:SAMPLE].astype(int) * BINS // 256
     rows = []
     for level in range(BINS):
         mask = group == level
-        counts, sums = mask.sum(axis=(1, 2, 3)), (error * mask).sum(axis=(1, 2, 3))
-        total = counts.sum()
-        if total < 100 or (counts > 0).sum() < 5:
-            continue
-        mean = sums.sum() / total
-        residual = sums - mean * counts
-        images = (counts > 0).sum()
-        rows.append(
-            {
-                "level": (level + 0.5) * 256 / BINS,
-                "mean": mean,
-                "error": np.sqrt((residual**2).sum() * images / (images - 1)) / total,
-                "pixels": total,
-            }
-        )
-    return pd.DataFrame(rows, columns=["level", "mean", "error", "pixels"])
+        if mask.sum() >= 100 and mask.any(axis=(1, 2, 3)).sum() >= 5:
+            balance = _mean(np.sign(error), mask)
+            middle = (level + 0.5) * 256 / BINS
+            rows.append((middle, *_mean(error, mask), grouped_median(error[mask]), *balance))
+    return pd.DataFrame(rows, columns=["level", "mean", "error", "median", "balance", "balance_error"])
 
 
-def spread_by_contrast(noisy: np.ndarray, clean: np.ndarray, groups: int = 8) -> pd.DataFrame:
-    """The noise's standard deviation by local contrast (standard deviation of the clean image's 3 x 3 neighbourhood), in equal groups."""
-    clean = clean[:SAMPLE].astype(np.float64)
-    windows = np.lib.stride_tricks.sliding_window_view(clean, (3, 3), axis=(2, 3))
+def by_contrast(noisy: np.ndarray, clean: np.ndarray) -> pd.DataFrame:
+    """The standard deviation of the noise by local contrast, in groups of equal size: columns contrast, std.
+
+    Both are in grey levels; contrast is the standard deviation of 3 x 3 pixels of the clean image.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(clean[:SAMPLE].astype(np.float64), (3, 3), axis=(2, 3))
     contrast = windows.std(axis=(4, 5)).ravel()
-    error = _error(noisy, clean)[:, :, 1:-1, 1:-1].ravel()
-    edges = np.quantile(contrast, np.linspace(0, 1, groups + 1)[1:-1])
-    frame = pd.DataFrame(
-        {"group": np.searchsorted(edges, contrast), "contrast": contrast, "square": error**2}
-    )
-    means = frame.groupby("group").mean()
-    return pd.DataFrame({"contrast": means["contrast"], "std": np.sqrt(means["square"])}).reset_index(
-        drop=True
-    )
+    square = _error(noisy, clean)[:, :, 1:-1, 1:-1].ravel() ** 2
+    edges = np.quantile(contrast, np.linspace(0, 1, GROUPS + 1)[1:-1])
+    frame = pd.DataFrame({"contrast": contrast, "square": square})
+    means = frame.groupby(np.searchsorted(edges, contrast)).mean().reset_index(drop=True)
+    return pd.DataFrame({"contrast": means["contrast"], "std": np.sqrt(means["square"])})
 
 
 def version_correlation(train: Mapping[str, np.ndarray], validation: Mapping[str, np.ndarray]) -> float:
-    """Correlation between the noise of the two versions: 0 for independent, 1 for shared noise.
+    """Correlation of the noise of the two training versions: 0 for independent noise, 1 for shared noise.
 
-    From the clean image where there is one; else from var(a - b) = 2 (1 - r) var(noise), the noise's variance taken from validation.
+    Without clean training images it follows from var(a - b) = 2 (1 - r) var(noise), with the variance of
+    the validation images.
     """
     first, second = train["noisy_1"], train["noisy_2"]
     if "clean" in train:
@@ -104,71 +112,67 @@ def version_correlation(train: Mapping[str, np.ndarray], validation: Mapping[str
 
 
 def assumptions(train: Mapping[str, np.ndarray], validation: Mapping[str, np.ndarray]) -> list[Assumption]:
-    """Measure a pair set (version -> uint8 N x 3 x S x S): what Noise2Noise needs first, then what describes the noise."""
+    """Measure a pair set (version -> uint8 N x 3 x S x S): what is needed first, then the others."""
     noisy, clean = validation["noisy_1"], validation["clean"]
-    error = _error(noisy, clean)
-    by_level = mean_by_level(noisy, clean)
-    beyond = by_level[
-        (by_level["mean"].abs() > LARGEST_MEAN) & (by_level["mean"].abs() > 4 * by_level["error"])
-    ]
-    worst = by_level.loc[by_level["mean"].abs().idxmax()] if len(by_level) else None
-    found = (
-        "too few pixels to say"
-        if worst is None
-        else f"furthest from zero: {worst['mean']:+.2f} ± {worst['error']:.2f} at grey level {worst['level']:.0f}"
-    )
-    if len(beyond):
-        found += "; noise that was clipped to [0, 255] looks like this"
-    value = 0.0 if worst is None else float(worst["mean"])
-    measured = [
-        Assumption("mean zero at every grey level", value, "0 grey levels", True, beyond.empty, found)
-    ]
-
+    error, levels = _error(noisy, clean), by_level(noisy, clean)
     shared = version_correlation(train, validation)
-    limit = LARGEST_CORRELATION if "clean" in train else LARGEST_WITHOUT_CLEAN
-    words = f"correlation {shared:+.3f} between the noise of the two versions"
-    words += "; the versions share noise" if shared > limit else ""
-    measured.append(
-        Assumption("independent between the versions", shared, "0", True, abs(shared) <= limit, words)
-    )
+    most = LARGEST_CORRELATION if "clean" in train else LARGEST_WITHOUT_CLEAN
+    beside = _correlation(error[..., 1:], error[..., :-1])
+    below = _correlation(error[..., 1:, :], error[..., :-1, :])
+    white = max(beside, below, key=abs)
+    red, green, blue = np.moveaxis(error, 1, 0)
+    channels = [_correlation(red, green), _correlation(green, blue), _correlation(red, blue)]
+    alike = float(np.mean(channels))
+    spread = by_contrast(noisy, clean)["std"]
+    flat, busy = spread.iloc[0], spread.iloc[-1]
+    ratio = float(busy / max(flat, 1e-9))
 
-    neighbours = [
-        _correlation(error[..., 1:], error[..., :-1]),
-        _correlation(error[..., 1:, :], error[..., :-1, :]),
+    independent = f"correlation {shared:+.3f} between the noise of the two versions"
+    independent += "; the versions share noise" if shared > most else ""
+    neighbours = f"correlation {beside:+.3f} with the pixel beside, {below:+.3f} with the pixel below"
+    colours = "red and green {:.2f}, green and blue {:.2f}, red and blue {:.2f}; ".format(*channels)
+    colours += "0.77 to 0.90 on images of the course"
+    growth = f"standard deviation {flat:.1f} where the image is flattest, {busy:.1f} where it is busiest"
+    return [
+        _centre(levels, "mean", LARGEST_MEAN, "noise that was clipped to [0, 255] looks like this"),
+        Assumption("independent between the versions", shared, "0", True, abs(shared) <= most, independent),
+        _centre(levels, "median", LARGEST_BALANCE, "L1 targets the median, MSE the mean"),
+        Assumption("spatially white", white, "0", False, abs(white) <= LARGEST_CORRELATION, neighbours),
+        Assumption("correlated across channels", alike, "0.77 to 0.90", False, min(channels) > 0.5, colours),
+        Assumption("grows with local contrast", ratio, "above 1", False, ratio > 1.5, growth),
     ]
-    white = max(neighbours, key=abs)
-    words = f"correlation {neighbours[0]:+.3f} with the pixel beside, {neighbours[1]:+.3f} with the one below"
-    measured.append(
-        Assumption("spatially white", white, "0", False, abs(white) <= LARGEST_CORRELATION, words)
-    )
 
-    channels = [_correlation(error[:, a], error[:, b]) for a, b in ((0, 1), (1, 2), (0, 2))]
-    words = f"red and green {channels[0]:.2f}, green and blue {channels[1]:.2f}, red and blue {channels[2]:.2f}; 0.77 to 0.90 on the course's images"
-    measured.append(
-        Assumption(
-            "correlated across channels",
-            float(np.mean(channels)),
-            "0.77 to 0.90",
-            False,
-            min(channels) > 0.5,
-            words,
-        )
-    )
 
-    growth = spread_by_contrast(noisy, clean)["std"]
-    ratio = float(growth.iloc[-1] / max(growth.iloc[0], 1e-9))
-    words = f"standard deviation {growth.iloc[0]:.1f} where the image is flattest, {growth.iloc[-1]:.1f} where it is busiest"
-    measured.append(Assumption("grows with local contrast", ratio, "above 1", False, ratio > 1.5, words))
-    return measured
+def _centre(levels: pd.DataFrame, centre: str, limit: float, remark: str) -> Assumption:
+    """Is the mean or the median zero at every grey level of `by_level`, up to `limit` and to chance?
+
+    The median is tested by its balance, whose standard error is known.
+    """
+    tested, error = {"mean": ("mean", "error"), "median": ("balance", "balance_error")}[centre]
+    distance = levels[tested].abs()
+    far = bool(((distance > limit) & (distance > CHANCE * levels[error])).any())
+    value, words = 0.0, "too few pixels to say"
+    if len(levels):
+        worst = levels.loc[levels[centre].abs().idxmax()]
+        value = float(worst[centre])
+        chance = f" ± {worst['error']:.2f}" if centre == "mean" else ""
+        words = f"furthest from zero: {value:+.2f}{chance} at grey level {worst['level']:.0f}"
+    words += f"; {remark}" if far else ""
+    name, needed = f"{centre} zero at every grey level", centre == "mean"
+    return Assumption(name, value, "0 grey levels", needed, not far, words)
 
 
 def verdict(measured: list[Assumption]) -> str:
-    """One sentence: may Noise2Noise be expected to learn the clean image from this set?"""
-    broken = [one for one in measured if one.needed and not one.holds]
+    """May Noise2Noise be expected to learn the clean image from this set, with MSE and with L1?"""
+    broken = [f"{one.name}: {one.words}" for one in measured if one.needed and not one.holds]
     if broken:
-        return (
-            "BROKEN: "
-            + "; ".join(f"{one.name}: {one.words}" for one in broken)
-            + ". A network trained on these pairs learns something else than clean."
-        )
-    return "Both assumptions of Noise2Noise hold: the noise has mean zero at every grey level and is independent between the versions."
+        return f"BROKEN: {'; '.join(broken)}. A network trained on these pairs does not learn clean images."
+    (median,) = (one for one in measured if one.name.startswith("median"))
+    l1 = "zero, too, so L1 is promised the same image"
+    if not median.holds:
+        l1 = f"not zero ({median.words}), so L1 is promised another image where the noise is skewed"
+    return (
+        "Both assumptions of Noise2Noise hold: the noise has mean zero at every grey level and is "
+        "independent between the versions. MSE is therefore promised the clean image. "
+        f"The median of the noise is {l1}."
+    )

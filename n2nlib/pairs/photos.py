@@ -1,16 +1,17 @@
-"""Where photographs come from: the ones bundled with scikit-image and scikit-learn, a folder, or Imagenette.
+"""Where photographs come from: installed packages (`bundled`), a folder, or Imagenette.
 
-A source answers with two lists, training and validation, that share no pixel of any photograph.
+A source gives three lists of photographs, for training, validation and test. No photograph is in two of
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,63 +19,55 @@ from PIL import Image, ImageOps
 
 from n2nlib.files import ROOT, UserError, relative
 from n2nlib.pairs.imagenette import imagenette
-from n2nlib.params import Params
+from n2nlib.params import Pairs, Params
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
-
-
-VALIDATION_NAMES = ("val", "validation", "test")
-
-
-# The colour photographs that ship inside the two wheels; drawings, textures, microscopy and the right half of the stereo pair are left out.
-# Whole photographs are held out: one of a thing close by, one of a place, so that validation asks for more than other parts of the same.
+HELD_OUT_NAMES = ("val", "validation", "test")
+# The colour photographs inside the pinned packages; data/README.md lists their authors and licences. Left out
+# are drawings, the right half of the stereo pair, and what made small networks worse or no better: grey
+# photographs and the Hubble deep field.
 BUNDLED = {
     "training": (
-        ("skimage.data", ("astronaut.png", "chelsea.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")),
-        ("sklearn.datasets.images", ("flower.jpg",)),
+        "skimage/data/astronaut.png",
+        "skimage/data/chelsea.png",
+        "skimage/data/ihc.png",
+        "skimage/data/motorcycle_left.png",
+        "skimage/data/retina.jpg",
+        "skimage/data/rocket.jpg",
     ),
-    "validation": (("skimage.data", ("coffee.png",)), ("sklearn.datasets.images", ("china.jpg",))),
+    "validation": ("skimage/data/coffee.png", "sklearn/datasets/images/china.jpg"),
+    "test": ("matplotlib/mpl-data/sample_data/grace_hopper.jpg", "sklearn/datasets/images/flower.jpg"),
 }
-
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-)  # what Pillow's decoders raise
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph on disk, and the name that it goes by in cards and messages."""
+    """A photograph on disk, and its name in cards and messages."""
 
     path: Path
     name: str
 
     def read(self) -> np.ndarray:
-        """Decode to uint8, H x W x 3. Raises one of `UNREADABLE` if the file is no readable image."""
+        """Decode to uint8, H x W x 3. Raises one of `UNREADABLE` if the file is not a readable image."""
         with Image.open(self.path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Training and validation photographs, and the files that were left out with the reason."""
+    """Training, validation and test photographs (`test` may be empty), and why other files were left out."""
 
     training: list[Photo]
     validation: list[Photo]
+    test: list[Photo]
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 RGB of any mode: 16-bit grey scaled, transparency on white, palette, grey and CMYK converted."""
-    if image.mode.startswith(
-        "I"
-    ):  # 16-bit grey (and its 32-bit container): Pillow's own conversion would clip at 255
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(grey // 257, 0, 255).astype(np.uint8))
+    """uint8 RGB of an image of any mode; transparent pixels are blended with white."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8))
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -84,105 +77,105 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def find_photos(
-    params: Params, map_in_parallel: Callable[..., Iterator] = map, say: Callable[[str], None] = print
+    params: Params, mapped: Callable[..., Iterable] = map, say: Callable[[str], None] = print
 ) -> Photos:
-    """The photographs of `params.pairs.source`; `map_in_parallel` (like `map`) decodes them to check them.
+    """The photographs of `params.pairs.source`, decoded once by `mapped` (like `map`) to check them.
 
-    Raises `UserError` for a missing or empty folder, or if no photograph is left for training or for validation.
+    Raises `UserError` if a folder is missing or empty, or if too few photographs are left for one of the
+    sets.
     """
-    if params.pairs.source == "bundled":
-        return _bundled()
-    if params.pairs.source == "imagenette":
-        return _folder(params, imagenette(say), map_in_parallel)
-    return _folder(params, _existing(params.pairs.path, "pairs.path"), map_in_parallel)
-
-
-def _bundled() -> Photos:
-    sides = []
-    for packages in BUNDLED.values():
-        photos = [
-            Photo(Path(str(files(package) / name)), name) for package, names in packages for name in names
-        ]
-        for photo in photos:
-            if not photo.path.is_file():
-                raise UserError(
-                    f"{photo.path}: missing; pairs.source = bundled needs the photographs that the pinned packages ship"
-                )
-        sides.append(photos)
-    return Photos(*sides)
-
-
-def _folder(params: Params, root: Path, map_in_parallel: Callable[..., Iterator]) -> Photos:
-    """A folder with its own validation photographs, or with a held-out fraction of all."""
     options = params.pairs
-    named = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    if options.validation_path is not None:
-        validation_root = _existing(options.validation_path, "pairs.validation_path")
-        training_root = root
-    elif (root / "train").is_dir() and named:
-        training_root, validation_root = root / "train", named
-    else:
-        training_root, validation_root = root, None
+    if options.source == "bundled":
+        sets = [[_bundled(name) for name in names] for names in BUNDLED.values()]
+        return Photos(*sets[:2], sets[2] if options.test else [])
+    if options.source == "imagenette":
+        return _folder(params, imagenette(say), mapped)
+    return _folder(params, _existing(options.path, "pairs.path"), mapped)
 
-    listed = _list(training_root, exclude=validation_root)
-    listed_validation = _list(validation_root) if validation_root else []
-    for folder, photos in ((training_root, listed), (validation_root, listed_validation)):
+
+def example() -> np.ndarray:
+    """A bundled training photograph, uint8 H x W x 3, for explanations."""
+    return _bundled(BUNDLED["training"][1]).read()
+
+
+def _bundled(name: str) -> Photo:
+    package, inside = name.split("/", 1)
+    path = Path(find_spec(package).origin).parent / inside  # find_spec locates a package without importing it
+    if not path.is_file():
+        source = "pairs.source = bundled needs the photographs of the pinned packages"
+        raise UserError(f"{path}: missing; {source}")
+    return Photo(path, path.name)
+
+
+def _folder(params: Params, root: Path, mapped: Callable[..., Iterable]) -> Photos:
+    """A folder that has held-out photographs of its own, or of which a share is held out."""
+    options = params.pairs
+    training_root, held_root = _roots(options, root)
+    listed = _list(training_root, exclude=held_root)
+    listed_held = _list(held_root) if held_root else []
+    for folder, photos in ((training_root, listed), (held_root, listed_held)):
         if folder and not photos:
-            raise UserError(
-                f"{folder}: holds no photograph; allowed: {', '.join(sorted(SUFFIXES))}, in any subfolder"
-            )
+            allowed = f"{', '.join(sorted(SUFFIXES))}, in any subfolder"
+            raise UserError(f"{folder}: holds no photograph; allowed: {allowed}")
 
-    both = listed_validation + listed  # validation first: a photograph that is in both stays there
-    check = partial(_check, smallest=options.size)
-    seen: dict[str, Photo] = {}
-    skipped: dict[str, str] = {}
-    for photo, (pixels_hash, problem) in zip(both, map_in_parallel(check, both), strict=True):
-        if problem:
-            skipped[photo.name] = problem
-        elif pixels_hash in seen:
-            skipped[photo.name] = f"the same photograph as {seen[pixels_hash].name}"
-        else:
-            seen[pixels_hash] = photo
-    good = list(seen.values())
-    if validation_root:
-        held_out = {photo.path for photo in listed_validation}
-    else:
-        if len(good) < 2:
-            raise UserError(
-                f"{root}: {_reasons(skipped, len(good))}; two photographs are needed, one to train on and one to validate on"
-            )
+    # Held-out photographs come first, so that a photograph which is in both lists is not trained on.
+    good, skipped = _usable(listed_held + listed, options.size, mapped)
+    least = 2 if options.test else 1
+    held_out = set(listed_held)
+    if not held_root:
+        count = min(max(least, round(options.holdout * len(good))), max(0, len(good) - 1))
         order = np.random.default_rng([params.seed, 2]).permutation(len(good))
-        count = min(max(1, round(options.holdout * len(good))), len(good) - 1)
-        held_out = {good[index].path for index in order[:count]}
-    training = [photo for photo in good if photo.path not in held_out]
-    validation = [photo for photo in good if photo.path in held_out]
-    for name, folder, photos in (
-        ("training", training_root, training),
-        ("validation", validation_root, validation),
+        held_out = {good[index] for index in order[:count]}
+    training = [photo for photo in good if photo not in held_out]
+    held = [photo for photo in good if photo in held_out]
+
+    purpose = "validation and test (1 with pairs.test = 0)" if options.test else "validation"
+    for folder, photos, needed, what in (
+        (training_root, training, 1, "training"),
+        (held_root or root, held, least, purpose),
     ):
-        if not photos:
-            raise UserError(f"{folder}: no photograph left for {name}: {_reasons(skipped, len(good))}")
-    return Photos(training, validation, skipped)
+        if len(photos) < needed:
+            left = f"photographs left for {what}: {len(photos)}; allowed: at least {needed}"
+            raise UserError(f"{folder}: {left}. {_reasons(skipped, len(good))}")
+    return Photos(training, *divide(held, options.validation, options.test, params.seed), skipped)
 
 
-def _existing(given: str | None, key: str) -> Path:
-    path = Path(str(given)).expanduser()
-    path = path if path.is_absolute() else ROOT / path
+def divide(photos: list[Photo], validation: int, test: int, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """Divide shuffled photographs between validation and test in proportion to the two numbers of pairs.
+
+    Each set gets a photograph at least. Without test pairs all photographs are for validation.
+    """
+    if not test:
+        return photos, []
+    order = np.random.default_rng([seed, 5]).permutation(len(photos))
+    count = min(max(1, round(len(photos) * validation / (validation + test))), len(photos) - 1)
+    return tuple([photos[index] for index in sorted(part)] for part in (order[:count], order[count:]))
+
+
+def _roots(options: Pairs, root: Path) -> tuple[Path, Path | None]:
+    """The folder of the training photographs, and that of the held-out ones (None if a share is held out)."""
+    if options.validation_path is not None:
+        return root, _existing(options.validation_path, "pairs.validation_path")
+    named = next((root / name for name in HELD_OUT_NAMES if (root / name).is_dir()), None)
+    return (root / "train", named) if named and (root / "train").is_dir() else (root, None)
+
+
+def _existing(given: str, key: str) -> Path:
+    path = ROOT / Path(given).expanduser()
     if not path.is_dir():
-        raise UserError(
-            f"{key} = {given}: no such folder; allowed: a folder of photographs, from the root of the project or absolute"
-        )
+        allowed = "a folder of photographs, absolute or relative to the root of the project"
+        raise UserError(f"{key} = {given}: no such folder; allowed: {allowed}")
     return path
 
 
 def _list(root: Path, exclude: Path | None = None) -> list[Photo]:
-    """All image files below `root`, links followed once, in an order that does not depend on the file system."""
+    """All image files below `root` in an order that no file system changes; links are followed once."""
     found, visited = [], set()
     excluded = exclude.resolve() if exclude and exclude.resolve() != root.resolve() else None
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited or (excluded and Path(real) == excluded):
-            subfolders.clear()  # a loop of links, or the validation photographs
+        real = Path(folder).resolve()
+        if real in visited or real == excluded:
+            subfolders.clear()
             continue
         visited.add(real)
         subfolders.sort()
@@ -191,19 +184,36 @@ def _list(root: Path, exclude: Path | None = None) -> list[Photo]:
     return sorted(found, key=lambda photo: photo.path.relative_to(root).as_posix())
 
 
+def _usable(
+    photos: list[Photo], smallest: int, mapped: Callable[..., Iterable]
+) -> tuple[list[Photo], dict[str, str]]:
+    """The photographs that are readable, large enough and no copies of earlier ones; why others are not."""
+    seen: dict[str, Photo] = {}
+    skipped: dict[str, str] = {}
+    checked = mapped(partial(_check, smallest=smallest), photos)
+    for photo, (pixels, problem) in zip(photos, checked, strict=True):
+        if problem:
+            skipped[photo.name] = problem
+        elif pixels in seen:
+            skipped[photo.name] = f"the same photograph as {seen[pixels].name}"
+        else:
+            seen[pixels] = photo
+    return list(seen.values()), skipped
+
+
 def _check(photo: Photo, smallest: int) -> tuple[str, str]:
-    """(hash of the decoded pixels, what is wrong with the file or an empty string)."""
+    """(SHA-256 of the decoded pixels, "") or ("", what is wrong with the file)."""
     try:
         pixels = photo.read()
     except UNREADABLE as error:
         return "", f"unreadable: {type(error).__name__}: {str(error).replace(str(photo.path), photo.name)}"
     height, width = pixels.shape[:2]
     if min(height, width) < smallest:
-        return "", f"too small: {width} x {height} pixels, at least {smallest} a side are needed"
+        return "", f"too small: {width} x {height} pixels; at least {smallest} per side are needed"
     return hashlib.sha256(f"{height} {width}".encode() + pixels.tobytes()).hexdigest(), ""
 
 
 def _reasons(skipped: dict[str, str], good: int) -> str:
     few = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
     more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"{good} readable, {len(skipped)} left out" + (f" ({few}{more})" if skipped else "")
+    return f"{good} files are usable, {len(skipped)} were left out" + (f" ({few}{more})" if skipped else "")

@@ -1,53 +1,112 @@
-"""Drawings that explain the network: its layers and sizes, what sharpening does, what the clamp does."""
+"""Drawings that explain the method: the noise, the network, and the layers after its last convolution."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch, Rectangle
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from n2nlib.report.figures import PAGE, to_picture
-from n2nlib.train.network import PEAK, Network, UnsharpMask
+from n2nlib.pairs.corruption import block_mean, cells, draw
+from n2nlib.report.figures import PAGE, described, show, to_picture
+from n2nlib.train.network import PEAK, Network, UNet, UnsharpMask
+
+KINDS = {
+    "image": ("0.35", "image"),
+    "convolution": ("#0072B2", "3 × 3 convolution"),
+    "pooling": ("#CC79A7", "2 × 2 max pooling"),
+    "concatenation": ("#009E73", "upsampled, joined with the skip"),
+}
+OPERATIONS = {
+    "max_pool2d_with_indices": "pooling",
+    "upsample_nearest2d": "upsampling",
+    "cat": "concatenation",
+}
 
 
 def cost(width: int, arch: str, size: int = 32) -> dict[str, float]:
-    """Parameters, and operations (two a multiply-add, GFLOP) of one forward pass and of forward plus backward (3 x) of one image."""
+    """Parameters of a network, and GFLOP per image of `size` x `size` (two per multiply-add).
+
+    Forward plus backward counts as three forward passes.
+    """
     network = Network(width, arch)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, size, size))
     forward = counter.get_total_flops() / 1e9
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": parameters,
         "forward_gflop": forward,
         "forward_backward_gflop": 3 * forward,
     }
 
 
-def _box(axis: Axes, x: float, y: float, channels: int, side: int, color: str) -> None:
-    height, half = 0.22 + 0.68 * np.log2(side + 1) / np.log2(33), 0.12 + channels / 700
-    axis.add_patch(
-        plt.Rectangle(
-            (x - half, y - height / 2), 2 * half, height, facecolor=color, edgecolor="white", linewidth=0.8
-        )
+def costs(width: int, size: int = 32) -> pd.DataFrame:
+    """network_costs.csv: `cost` of both variants of the U-Net, one row each."""
+    return pd.DataFrame(
+        [{"width": width, "arch": arch} | cost(width, arch, size) for arch in ("tconv", "upsample")]
     )
-    axis.text(x, y + height / 2 + 0.05, str(channels), ha="center", va="bottom", fontsize=7.5)
 
 
-def _arrow(
-    axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str = "0.35", style: str = "-"
-) -> None:
+@dataclass(frozen=True)
+class Step:
+    """One operation of a forward pass; `sources` are the positions of the steps whose outputs it takes."""
+
+    kind: str  # "image", "convolution", "pooling", "upsampling" or "concatenation"
+    channels: int  # of its output
+    side: int  # of its output, pixels
+    sources: tuple[int, ...]
+
+
+class _Recorder(TorchDispatchMode):
+    """Records the steps of a forward pass as they are computed, whatever modules they stand in."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        super().__init__()
+        self.made = [image]  # keeping the outputs keeps their identities distinct
+        self.steps = [Step("image", *image.shape[1:3], ())]
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        kind = OPERATIONS.get(name)
+        if name == "convolution":
+            kind = "upsampling" if args[6] else "convolution"  # args[6] says whether it is transposed
+        if kind:
+            tensors = args[0] if name == "cat" else args[:1]
+            sources = (next(i for i, made in enumerate(self.made) if made is one) for one in tensors)
+            output = result[0] if isinstance(result, tuple) else result
+            self.steps.append(Step(kind, *output.shape[1:3], tuple(sources)))
+            self.made.append(output)
+        return result
+
+
+def trace(width: int, arch: str = "upsample", size: int = 32) -> list[Step]:
+    """The convolutions, poolings, upsamplings and concatenations of `UNet(width, arch)`, in order."""
+    unet, image = UNet(width, arch), torch.zeros(1, 3, size, size)
+    with torch.no_grad(), _Recorder(image) as recorder:
+        unet(image)
+    return recorder.steps
+
+
+def _arrow(axis: Axes, *points: tuple[float, float], color: str = "0.3") -> None:
+    """A line through `points` (data coordinates) that ends in an arrowhead."""
+    axis.plot(*zip(*points, strict=True), color=color, lw=0.8, solid_joinstyle="miter")
     axis.annotate(
         "",
-        end,
-        start,
+        points[-1],
+        points[-2],
         arrowprops={
             "arrowstyle": "-|>",
             "color": color,
             "lw": 0.8,
-            "ls": style,
             "shrinkA": 0,
             "shrinkB": 0,
             "mutation_scale": 6,
@@ -56,98 +115,147 @@ def _arrow(
 
 
 def architecture(width: int, size: int = 32) -> Figure:
-    """The U-Net as drawn from the layers of `Network(width)` itself: channels over each layer, image side at the left of each level."""
-    unet = Network(width).unet
-    convolutions = [layer for layer in unet.modules() if isinstance(layer, torch.nn.Conv2d)]
-    channels = [layer.out_channels for layer in convolutions]
-    figure, axis = plt.subplots(figsize=(PAGE, 3.6))
-    levels, drop = len(unet.encoder), 1.35
-    row = {level: -drop * level for level in range(levels + 1)}
-    x, skips = 0.0, {0: (0.0, row[0])}
-    _box(axis, x, row[0], 3, size, "C5")
-    place, taken = (x, row[0]), 0
-    for level in range(levels):
-        for _ in range(2 if level == 0 else 1):
-            x += 0.62
-            _box(axis, x, row[level], channels[taken], size >> level, "C0")
-            _arrow(axis, (place[0] + 0.2, place[1]), (x - 0.22, row[level]))
-            place, taken = (x, row[level]), taken + 1
-        if level:
-            skips[level] = place
-        x += 0.42
-        _arrow(axis, (place[0], place[1] - 0.5), (x - 0.2, row[level + 1] + 0.6), "C1")
-        place = (x, row[level + 1])
-        _box(axis, x, row[level + 1], channels[taken - 1], size >> (level + 1), "C4")
-    x += 0.62
-    _box(axis, x, row[levels], channels[taken], size >> levels, "C0")
-    _arrow(axis, (place[0] + 0.2, place[1]), (x - 0.22, row[levels]))
-    place, taken = (x, row[levels]), taken + 1
-    for level in reversed(range(levels)):
-        x += 0.75
-        joined = convolutions[taken].in_channels
-        _arrow(axis, (place[0], place[1] + 0.6), (x - 0.1, row[level] - 0.45), "C2")
-        _box(axis, x, row[level], joined, size >> level, "0.55")
-        source = skips[level]
-        _arrow(axis, (source[0] + 0.25, row[level]), (x - 0.32, row[level]), "0.6", ":")
-        place = (x, row[level])
-        for _ in range(2):
-            x += 0.66
-            _box(axis, x, row[level], channels[taken], size >> level, "C0")
-            _arrow(axis, (place[0] + 0.28, place[1]), (x - 0.28, row[level]))
-            place, taken = (x, row[level]), taken + 1
-    x += 0.7
-    _box(axis, x, row[0], channels[-1], size, "C5")
-    _arrow(axis, (place[0] + 0.25, place[1]), (x - 0.2, row[0]))
-    axis.text(x + 0.25, row[0], "ReLU, sharpen,\nclamp to [0, 255]", fontsize=7.5, va="center")
-    for level in range(levels + 1):
-        axis.text(-0.55, row[level], f"{size >> level}²", fontsize=7, va="center", ha="right", color="0.35")
-    legend = {
-        "image": "C5",
-        "3×3 convolution, LeakyReLU(0.1)": "C0",
-        "2×2 max pooling": "C4",
-        "upsampled and skip, concatenated": "0.55",
-    }
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in legend.values()]
-    axis.legend(handles, legend.keys(), loc="lower right", fontsize=7.5)
-    axis.set(xlim=(-1.1, x + 2.0), ylim=(row[levels] - 0.7, 1.0))
+    """The U-Net as `trace` finds it: channels in each box, one row for each image size (all inches)."""
+    steps = trace(width, size=size)
+    stay = ("image", "pooling", "concatenation", "upsampling")
+    pitch, row, left = (PAGE - 1.1) / sum(step.kind not in stay for step in steps), 0.5, 0.8
+    box, x = 0.8 * pitch, left
+    at: dict[int, tuple[float, float]] = {}
+    for number, step in enumerate(steps):
+        if step.kind == "upsampling":  # drawn as the arrow into the concatenation that follows
+            at[number] = at[step.sources[0]]
+            continue
+        x += pitch * (step.kind not in stay)
+        at[number] = (x, -row * np.log2(size / step.side))
+    heights = {side: 0.085 + 0.02 * np.log2(side) for side in {step.side for step in steps}}
+    low, right = min(y for _, y in at.values()), max(x for x, _ in at.values())
+    figure = plt.figure(figsize=(PAGE, 0.75 - low), layout="none")
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(low - 0.25, 0.5))
     axis.axis("off")
-    return figure
-
-
-def sharpening(image: np.ndarray, factors: tuple[float, ...] = (0.0, 1.0, 2.0)) -> Figure:
-    """`image` (3 x S x S in [0, 255]) after unsharp masking with each factor, and a row of its pixels before and after."""
-    figure, axes = plt.subplots(
-        1, len(factors) + 1, figsize=(PAGE, 1.9), width_ratios=[1] * len(factors) + [1.7]
+    for number, step in enumerate(steps):
+        (x, y), height = at[number], heights[step.side]
+        if step.kind == "upsampling":
+            continue
+        for source in step.sources:
+            (x0, y0), drawn = at[source], steps[source]
+            reach = heights[(steps[drawn.sources[0]] if drawn.kind == "upsampling" else drawn).side]
+            if x0 == x:  # up or down to the next row
+                sign = np.sign(y - y0)
+                _arrow(axis, (x, y0 + sign * reach), (x, y - sign * height))
+            elif step.kind == "concatenation":
+                over = y + height + 0.07
+                start, end = x0 + box / 3, x - box / 3
+                _arrow(axis, (start, y + height), (start, over), (end, over), (end, y + height), color="0.6")
+            else:
+                _arrow(axis, (x0 + box / 2, y), (x - box / 2, y))
+        color = KINDS[step.kind][0]
+        axis.add_patch(Rectangle((x - box / 2, y - height), box, 2 * height, facecolor=color))
+        axis.text(x, y, step.channels, ha="center", va="center", fontsize=7.5, color="white")
+    words = "then ReLU,\nsharpening and\nclamp to [0, 255]"
+    axis.text(right + box / 2, -heights[size] - 0.06, words, ha="right", va="top", fontsize=7.5)
+    for side in heights:
+        axis.text(
+            left - box / 2 - 0.1,
+            -row * np.log2(size / side),
+            f"{side} × {side}",
+            ha="right",
+            va="center",
+            fontsize=7.5,
+        )
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color, _ in KINDS.values()]
+    axis.legend(handles, [label for _, label in KINDS.values()], loc="lower right", labelspacing=0.3)
+    return described(
+        figure,
+        f"The U-Net of width {width} as a diagram: {size} × {size} pixels are pooled down to "
+        f"{min(heights)} × {min(heights)} and upsampled again; the skips leave the image itself and the "
+        "output of each pooling but the last.",
     )
-    tensor = torch.as_tensor(image, dtype=torch.float32)[None]
-    row = image.shape[1] // 2
-    for number, factor in enumerate(factors):
-        result = UnsharpMask(factor)(tensor)[0].numpy()
-        axes[number].imshow(to_picture(result))
-        axes[number].set(xticks=[], yticks=[], title=f"τ = {factor:g}" + (" (input)" if factor == 0 else ""))
-        axes[number].axhline(row, color="white", linewidth=0.6, linestyle=":")
-        axes[-1].plot(result[1, row], label=f"τ = {factor:g}", color=f"C{number}")
-    axes[-1].axhline(PEAK, color="black", linewidth=0.6, linestyle="--")
-    axes[-1].set(xlabel="pixel of the dotted row", ylabel="green, grey levels", title="Edges overshoot")
-    axes[-1].legend()
-    return figure
 
 
-def clamp() -> Figure:
-    """The two-ReLU clamp and its gradient, over what the last convolution may give."""
+def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0) -> Figure:
+    """How a photograph (uint8 H x W x 3) becomes a noisy pair: photograph, one block of it, pixels, images.
+
+    The block is the one with the largest contrast. The noisy versions are those that `draw` makes of the
+    whole photograph; the pixels that it chose in the block are outlined.
+    """
+    blocks = cells(np.ascontiguousarray(photograph), size, block)
+    row, column = np.unravel_index(blocks.std(axis=2).sum(axis=-1).argmax(), (size, size))
+    numbers = np.broadcast_to(np.arange(block**2)[:, None], blocks.shape)  # each pixel's place in its block
+    images, chosen = {"clean: mean": block_mean(blocks)}, {}
+    for version in (2, 1):
+        name = f"noisy {version}: one pixel"
+        images[name] = draw(blocks, np.random.default_rng([seed, version]))
+        chosen[name] = draw(numbers, np.random.default_rng([seed, version]))[row, column, 0]
+    images = dict(reversed(images.items()))
+    colors = dict(zip(images, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+    squashed = (
+        blocks.reshape(size, size, block, block, 3).swapaxes(1, 2).reshape(size * block, size * block, 3)
+    )
+
+    figure, axes = plt.subplot_mosaic([["photo", "block", *images]], figsize=(PAGE, 1.5))
+    figure.get_layout_engine().set(w_pad=0.03, wspace=0.06)
+    show(axes["photo"], squashed, f"photograph, {size * block} × {size * block}")
+    left, top = column * block - 0.5, row * block - 0.5
+    axes["photo"].add_patch(Rectangle((left, top), block, block, fill=False, ec="white", lw=1))
+    show(axes["block"], blocks[row, column].reshape(block, block, 3), f"one block, {block} × {block}")
+    for corner in (0, 1):
+        figure.add_artist(
+            ConnectionPatch(
+                (left + block, top + corner * block),
+                (0, 1 - corner),
+                "data",
+                "axes fraction",
+                axesA=axes["photo"],
+                axesB=axes["block"],
+                color="0.5",
+                lw=0.6,
+            )
+        )
+    for name, place in chosen.items():
+        y, x = divmod(int(place), block)
+        axes["block"].add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=colors[name], lw=1.6))
+    for name, picture in images.items():
+        show(axes[name], picture, name)
+        axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=colors[name], lw=1.6))
+    return described(
+        figure,
+        f"A photograph, one block of {block} × {block} of its pixels, and three images of {size} × {size} "
+        "pixels: in the two noisy ones each pixel is one drawn at random from its block, in the clean one it "
+        "is the mean of its block.",
+    )
+
+
+def output_layers(image: np.ndarray, tau: float = 1.0) -> Figure:
+    """Sharpening and clamp: `image` (3 x S x S in [0, 255]) before and after, one row of it, and the clamp.
+
+    The sharpened row is drawn before the clamp, so its overshoots beyond [0, 255] show.
+    """
+    figure, (before, after, profile, clamp) = plt.subplots(
+        1, 4, figsize=(PAGE, 1.65), width_ratios=[1, 1, 1.6, 1.6]
+    )
+    tensor, row = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None], image.shape[1] // 2
+    mask = UnsharpMask()(tensor, tau)[0].numpy()
+    for axis, picture, title in ((before, image, "output"), (after, mask, f"sharpened, τ = {tau:g}")):
+        show(axis, to_picture(picture), title)
+        axis.axhline(row, color="white", lw=0.8, ls=":")
+    profile.plot(np.asarray(image)[1, row], color="0.35", label="output")
+    profile.plot(mask[1, row], color="#D55E00", label="sharpened")
+    profile.axhline(PEAK, color="0.6", ls="--", lw=0.8)
+    profile.set(xlabel="pixel of the dotted row", ylabel="green (grey levels)", title="Edges overshoot")
+    profile.legend(loc="best", handlelength=1)
     x = torch.linspace(-100, 355, 456, requires_grad=True)
-    positive = torch.relu(x)
-    y = positive - torch.relu(positive - PEAK)
+    y = Network(3).finish(torch.relu(x), 0.0)
     y.sum().backward()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.8))
-    left.plot(x.detach(), y.detach())
-    left.set(
+    clamp.plot(x.detach(), y.detach(), color="0.35", label="output")
+    clamp.plot(x.detach(), 100 * x.grad, color="#0072B2", label="100 × gradient")
+    clamp.set(
         xlabel="last convolution (grey levels)",
         ylabel="output (grey levels)",
-        title="ReLU(x) − ReLU(ReLU(x) − 255)",
+        title="The clamp has no gradient outside",
     )
-    right.plot(x.detach(), x.grad, color="C1")
-    right.set(
-        xlabel="last convolution (grey levels)", ylabel="gradient", title="No gradient outside [0, 255]"
+    clamp.legend(loc="upper left", handlelength=1)
+    return described(
+        figure,
+        f"A picture before and after unsharp masking with factor {tau:g}, a row of its pixels before and "
+        "after, and the clamp to [0, 255] with its gradient, which is zero outside that range.",
     )
-    return figure

@@ -1,37 +1,166 @@
-"""Frames and images -> figures in the one style (n2n.mplstyle), as SVG for the paper and PNG to look at, provenance beside them."""
+"""Figures at their printed size in one style (n2n.mplstyle): saving, what all figures share, pictures, noise.
+
+Each function of this module, of `plots`, `training_plots` and `diagrams` returns a figure whose label
+(`figure.get_label()`) describes it for readers who cannot see it. `save` writes the figure and returns the
+picture to display, with that description as its alternative text: a cell of a notebook ends with
+`figures.save(figure, ...)`, and nbconvert writes the alternative text into the page.
+
+seaborn draws every statistical figure from tidy frames. Its functions compute intervals themselves; where an
+interval is known, `known` turns it into three rows, whose median and range they draw.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
-from n2nlib.experiments.effects import PERCENT, REACH, differences, effect
-from n2nlib.files import replacing, write_json
+from n2nlib.experiments.effects import MARGIN
+from n2nlib.files import replacing
 from n2nlib.metrics import mse_per_image, psnr
 from n2nlib.params import Params
-from n2nlib.report import tables, wording
+from n2nlib.report import tables
+from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
-STYLE = str(Path(__file__).with_name("n2n.mplstyle"))
+if TYPE_CHECKING:
+    from IPython.display import Image
+
+COLUMN, PAGE = 3.35, 6.9  # inches: one column of our paper, and both
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY, PALE = "0.45", "0.93"
+SOURCES = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
+MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
+REACH = 64  # grey levels: the error that has the lightest colour
+LINES = ["--", ":", "-.", (0, (1, 3))]
+DIFFERENCE = f"difference of PSNR (dB); grey: below {MARGIN} dB"
+SPECTRA = {
+    "clean image": ("black", ""),
+    "noisy input": (GREY, (1, 1)),
+    "output": (BLUE, ""),
+    "sharpened output": (ORANGE, ""),
+    "error of the output": (BLUE, (3, 1.5)),
+    "error of the sharpened output": (ORANGE, (3, 1.5)),
+}  # colour and dashes
+INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
+
+plt.style.use("n2nlib.report.n2n")
 
 
-COLUMN, PAGE = 3.35, 6.9  # inches: one column of the paper, both
+def save(figure: Figure, name: str, params: Params, runs: Sequence[str]) -> Image:
+    """Write reports/<scale>/<name>.svg and .png, record what made them, close the figure.
+
+    `name` is "<notebook>/<figure>". The same figure gives the same bytes. Returns the PNG, displayed at its
+    printed size, with the figure's description as alternative text. Raises ValueError if the figure has no
+    description.
+    """
+    from IPython.display import Image
+
+    alt = figure.get_label()
+    if not alt:
+        raise ValueError(f"{name}: the figure has no description (see `described`)")
+    path = params.reports / name
+    kinds = {"svg": {"Date": None, "Creator": "n2n", "Description": alt}, "png": {"Software": "n2n"}}
+    for kind, metadata in kinds.items():
+        with replacing(path.with_suffix(f".{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        tables.record(path.with_suffix(f".{kind}"), params, runs)
+    plt.close(figure)
+    width = round(96 * figure.get_figwidth())  # CSS has 96 pixels in an inch
+    return Image(path.with_suffix(".png").read_bytes(), width=width, alt=alt)
 
 
-plt.style.use(STYLE)
+def described(figure: Figure, alt: str) -> Figure:
+    """`figure`, with `alt` as what it shows in words."""
+    figure.set_label(alt)
+    return figure
 
 
-def save(figure: Figure, name: str, params: Params, runs: list[str]) -> None:
-    """Write reports/<scale>/figures/<name>.svg, .png and .json (provenance). The same figure gives the same bytes."""
-    path = params.reports / "figures" / name
-    for suffix, metadata in ((".svg", {"Date": None, "Creator": "n2n"}), (".png", {"Software": "n2n"})):
-        with replacing(path.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-    write_json(path.with_suffix(".json"), {"figure": name} | tables.provenance(params, runs))
+def nothing(why: str) -> Figure:
+    """A figure that says in a sentence why there is nothing to draw."""
+    figure = plt.figure(figsize=(COLUMN, 0.35))
+    figure.text(0.5, 0.5, why, ha="center", va="center", color=GREY)
+    return described(figure, why)
+
+
+def known(frame: pd.DataFrame, estimate: str = "estimate") -> pd.DataFrame:
+    """Three rows for each (estimate, low, high). A missing bound gives no interval."""
+    bounds = [frame[estimate], *(frame[side].fillna(frame[estimate]) for side in ("low", "high"))]
+    return pd.concat([frame.assign(**{estimate: bound}) for bound in bounds], ignore_index=True)
+
+
+def points(axis: Axes, frame: pd.DataFrame, order: Sequence[str] | None = None, **options: object) -> None:
+    """`sns.pointplot` of known intervals in the marks of all figures.
+
+    Marks are hollow if `frame` has a column basis that says that the interval is not over seeds.
+    """
+    marks = {"linestyle": "none", "markersize": 3.5, "markeredgewidth": 0.5, "err_kws": {"linewidth": 1.1}}
+    hollow = ~over_seeds(frame)
+    for rows, face in (
+        (frame[~hollow], {}),
+        (frame[hollow], {"markerfacecolor": "white", "markeredgewidth": 1}),
+    ):
+        if len(rows):
+            style = INTERVAL | marks | {"legend": False} | options | face
+            sns.pointplot(known(rows), order=order, ax=axis, **style)
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.Series:
+    """Which rows have an interval over seeds; all of them if `frame` does not say (column basis)."""
+    return frame["basis"] == "seeds" if "basis" in frame else pd.Series(True, frame.index)
+
+
+def fit(axis: Axes, frame: pd.DataFrame, along: str = "x") -> None:
+    """Limits of axis `along` that show zero and every estimate; longer intervals end in an arrowhead."""
+    rows = frame.dropna(subset="estimate")
+    low, high = min([0.0, *rows["estimate"]]), max([0.0, *rows["estimate"]])
+    room = high - low + 1
+    low = max(low - room, min([low - MARGIN, *rows["low"].dropna()]))
+    high = min(high + room, max([high + MARGIN, *rows["high"].dropna()]))
+    space = 0.05 * (high - low)
+    axis.set(**{f"{along}lim": (low - space, high + space)})
+    for line in [line for line in axis.lines if len(line.get_xdata()) == 2]:
+        ends, across = (np.asarray(line.get_data()[number], float) for number in (along == "y", along == "x"))
+        for beyond, edge, marker in ((ends.min() < low, low, "<v"), (ends.max() > high, high, ">^")):
+            if beyond:
+                place = (edge, across[0]) if along == "x" else (across[0], edge)
+                style = {"marker": marker[along == "y"], "color": line.get_color(), "ms": 3.5}
+                axis.plot(*place, **style, scalex=False, scaley=False)
+
+
+def band(axis: Axes, along: str = "x") -> None:
+    """Zero, and around it the margin below which an effect counts as none."""
+    span, line = (axis.axvspan, axis.axvline) if along == "x" else (axis.axhspan, axis.axhline)
+    span(-MARGIN, MARGIN, color=PALE, lw=0, zorder=0)
+    line(0, color=GREY, lw=0.8, zorder=0.5)
+
+
+def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None) -> list[Line2D]:
+    """Entries of a legend: a mark for each name, or a line if there are no `markers`."""
+    styles = {name: {"marker": markers[name], "ls": "none"} if markers else {} for name in colors}
+    return [Line2D([], [], color=colors[name], label=name, ms=3.5, **styles[name]) for name in colors]
+
+
+def hollow(frame: pd.DataFrame) -> list[Line2D]:
+    """The entry of a legend for hollow marks, if `points` draws any for `frame`."""
+    style = {"marker": "o", "ls": "none", "ms": 3.5, "color": GREY, "mfc": "white"}
+    return [] if over_seeds(frame).all() else [Line2D([], [], **style, label="fewer than three seeds")]
+
+
+def levels(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
+    """Entries of a legend for the lines of `references` (name -> dB), with their values if `decimals`."""
+    return [
+        Line2D([], [], color=GREY, ls=style, lw=0.9, label=f"{name}: {value:.2f} dB" if decimals else name)
+        for (name, value), style in zip(references.items(), LINES, strict=False)
+    ]
 
 
 def to_picture(image: np.ndarray) -> np.ndarray:
@@ -39,310 +168,167 @@ def to_picture(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(np.asarray(image, np.float64)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
+def error_map(image: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Absolute error, mean over channels, of two 3 x H x W images -> uint8 H x W x 3, dark for none.
+
+    Errors of `REACH` grey levels and more have the lightest colour.
+    """
+    error = np.abs(np.asarray(image, np.float64) - np.asarray(clean, np.float64)).mean(0)
+    return (255 * plt.get_cmap("cividis")(np.minimum(error / REACH, 1))[..., :3]).round().astype(np.uint8)
+
+
+def show(axis: Axes, picture: np.ndarray, title: str = "", below: str = "") -> None:
+    """A picture (H x W x 3) without ticks or frame, `title` above it and `below` under it."""
+    axis.imshow(picture)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=7, pad=3, linespacing=1.05)
+    axis.set_xlabel(below, fontsize=7, labelpad=1.5)
+
+
 def image_grid(
-    columns: dict[str, np.ndarray], clean: np.ndarray | None = None, width: float = PAGE
+    columns: Mapping[str, np.ndarray],
+    clean: np.ndarray | None = None,
+    width: float = PAGE,
+    errors: bool = False,
 ) -> Figure:
-    """A column of pictures for each title (N x 3 x H x W); with `clean`, the PSNR (dB) of each picture stands under it."""
-    count = len(next(iter(columns.values())))
-    side = width / len(columns)
-    figure, axes = plt.subplots(
-        count,
-        len(columns),
-        figsize=(width, count * (side + (0.14 if clean is not None else 0))),
-        squeeze=False,
-    )
-    for column, (title, images) in enumerate(columns.items()):
-        values = psnr(mse_per_image(images, clean)) if clean is not None else None
+    """One column of pictures for each title (N x 3 x H x W), under each its PSNR (dB) against `clean`.
+
+    Long lines of titles are wrapped. With `errors`, a row of error maps of the first image follows; the last
+    column, which holds the clean images, ends in their scale.
+    """
+    count, side = len(next(iter(columns.values()))), width / len(columns)
+    letters = int(19 * side)
+    titles = {
+        title: "\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, letters))
+        for title in columns
+    }
+    lines = 1 + max(title.count("\n") for title in titles.values())
+    rows = count + errors
+    height = rows * side + 0.13 * count * (clean is not None) + 0.11 * lines
+    figure, axes = plt.subplots(rows, len(columns), figsize=(width, height), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.01, wspace=0, hspace=0)
+    said = []
+    for column, (title, images) in zip(axes.T, columns.items(), strict=True):
+        values = psnr(mse_per_image(np.asarray(images), np.asarray(clean))) if clean is not None else []
+        words = [f"{value:.2f} dB" if np.isfinite(value) else "" for value in values] or [""] * count
         for row in range(count):
-            axis = axes[row, column]
-            axis.imshow(to_picture(images[row]))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if values is not None and np.isfinite(values[row]):
-                axis.set_xlabel(f"{values[row]:.2f} dB", labelpad=1.5, fontsize=7.5)
-        axes[0, column].set_title(title, fontsize=7.5)
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015)
-    return figure
+            show(column[row], to_picture(images[row]), titles[title] if row == 0 else "", words[row])
+        if errors:
+            show(column[-1], error_map(images[0], clean[0]))
+        said.append(" ".join([title.replace("\n", " "), *filter(None, words)]))
+    if errors:
+        axes[-1, 0].set_ylabel("error", fontsize=7, labelpad=2)
+        axes[-1, -1].clear()
+        axes[-1, -1].axis("off")
+        scale = axes[-1, -1].inset_axes((0.08, 0.05, 0.14, 0.9))
+        bar = figure.colorbar(plt.cm.ScalarMappable(Normalize(0, REACH), "cividis"), scale, ticks=[0, REACH])
+        bar.set_label("error (grey levels)", fontsize=7, labelpad=1)
+        bar.ax.tick_params(labelsize=7, length=2)
+    return described(figure, f"{count} examples side by side: " + "; ".join(said) + ".")
+
+
+def examples(pictures: Mapping[str, np.ndarray], clean: np.ndarray) -> Figure:
+    """Fig. 1: `pictures` (title -> N x 3 x S x S: noisy, blur, candidates, final, best), then the clean ones.
+
+    A line break in a title separates the name of a model from its setting. The last row shows the error of
+    the first image.
+    """
+    return image_grid({**pictures, "clean": clean}, clean, errors=True)
+
+
+def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spectra: pd.DataFrame) -> Figure:
+    """What sharpening at prediction does to an output of a network that was trained without.
+
+    It shows two images (3 x S x S in [0, 255]) with their PSNR, their difference around mid-grey, and the
+    `spectra` of `experiments.sharpening`: frequency (cycles per pixel), power (squared grey levels), which.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(PAGE, 1.45), width_ratios=[1, 1, 1, 1.9])
+    difference = np.asarray(sharpened, np.float64) - np.asarray(output, np.float64)
+    before, after = psnr(mse_per_image(np.stack([output, sharpened]), np.stack([clean, clean])))
+    show(axes[0], to_picture(output), "output", f"{before:.2f} dB")
+    show(axes[1], to_picture(sharpened), "sharpened output", f"{after:.2f} dB")
+    show(axes[2], to_picture(128 + difference), "difference", "grey: none")
+    present = {name: SPECTRA[name] for name in dict.fromkeys(spectra["which"])}
+    style = {"palette": {name: color for name, (color, _) in present.items()}, "errorbar": None}
+    style |= {"dashes": {name: dashes for name, (_, dashes) in present.items()}}
+    sns.lineplot(spectra, x="frequency", y="power", hue="which", style="which", **style, ax=axes[3])
+    axes[3].set(
+        xlabel="frequency (cycles per pixel)", ylabel="power (grey levels²)", yscale="log", xlim=(0, 0.5)
+    )
+    axes[3].legend(title=None, handlelength=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    return described(
+        figure,
+        f"An output before ({before:.2f} dB) and after sharpening ({after:.2f} dB), their difference, and "
+        f"power by spatial frequency of: {', '.join(present)}.",
+    )
 
 
 def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
-    """Histogram of noisy - clean (uint8 N x 3 x S x S) beside a normal distribution of the same spread."""
-    error = noisy.astype(np.int64) - clean
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.1))
-    axis.hist(
-        error.ravel(), bins=np.arange(-150.5, 151.5, 3), density=True, log=True, color="C0", label="noise"
-    )
+    """Histogram of noisy - clean (uint8 N x 3 x S x S) and a normal distribution of the same spread."""
+    error = np.asarray(noisy).astype(np.int64) - np.asarray(clean)
     sigma, x = error.std(), np.linspace(-150, 150, 301)
-    axis.plot(
-        x,
-        np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi)),
-        color="C1",
-        label=f"normal, σ = {sigma:.1f}",
+    kurtosis = ((error - error.mean()) ** 4).mean() / sigma**4 - 3
+    figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
+    counts, edges = np.histogram(error, np.arange(-150.5, 151.5, 3), density=True)
+    bars = pd.DataFrame({"error": edges[:-1] + 1.5, "density": counts})
+    sns.histplot(
+        bars,
+        x="error",
+        weights="density",
+        bins=edges.tolist(),
+        element="step",
+        color=BLUE,
+        alpha=0.4,
+        lw=0.8,
+        label="noise",
+        ax=axis,
     )
-    axis.set(xlabel="noisy − clean (grey levels)", ylabel="density", ylim=(1e-6, None))
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
+    normal = np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
+    sns.lineplot(x=x, y=normal, color="black", label=f"normal, σ = {sigma:.1f}", ax=axis)
+    axis.set(xlabel="noisy − clean (grey levels)", ylabel="density", yscale="log", ylim=(1e-6, 0.2))
+    axis.legend(loc="upper right", handlelength=1.2)
+    return described(
+        figure,
+        f"Histogram of the noise on a logarithmic axis, with a normal distribution of the same standard "
+        f"deviation, {sigma:.1f} grey levels. The excess kurtosis of the noise is {kurtosis:.1f}.",
+    )
 
 
 def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure:
-    """The noise's mean by grey level with 95 % intervals, and its spread by local contrast (frames of `noise`)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.1))
-    left.axhline(0, color="black", linewidth=0.8)
-    left.errorbar(
-        by_level["level"], by_level["mean"], yerr=REACH * by_level["error"], fmt="o", color="C0"
+    """Centre of the noise by grey level, and its spread by local contrast.
+
+    `by_level` has the columns level, mean, error (standard error of the mean) and median, if it is known,
+    `by_contrast` contrast and std; all in grey levels.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9))
+    reach = 1.96 * by_level["error"]
+    bounds = by_level.assign(low=by_level["mean"] - reach, high=by_level["mean"] + reach)
+    left.axhline(0, color="0.6", lw=0.8)
+    sns.lineplot(
+        known(bounds, "mean"),
+        x="level",
+        y="mean",
+        **INTERVAL,
+        marker="o",
+        color=BLUE,
+        label="mean, 95 % band",
+        ax=left,
     )
-    left.set(
-        xlabel="clean grey level",
-        ylabel="mean of the noise (grey levels)",
-        title=f"Mean at each grey level, {PERCENT} interval",
-    )
-    right.plot(by_contrast["contrast"], by_contrast["std"], "o-", color="C0")
+    if "median" in by_level:
+        style = {"marker": "s", "ls": "--", "color": YELLOW, "label": "median"}
+        sns.lineplot(by_level, x="level", y="median", **style, ax=left)
+    left.set(xlabel="clean pixel (grey levels)", ylabel="noise (grey levels)", xlim=(0, 255))
+    left.legend(handlelength=1.5)
+    sns.lineplot(by_contrast, x="contrast", y="std", marker="o", color=BLUE, ax=right)
     right.set(
         xlabel="local contrast of the clean image (grey levels)",
-        ylabel="std of the noise (grey levels)",
         ylim=(0, None),
-        title="Spread by local contrast",
+        ylabel="standard deviation of\nthe noise (grey levels)",
     )
-    return figure
-
-
-def curves(
-    frame: pd.DataFrame, labels: dict[int, str], lines: dict[str, float], chosen_at: int | None = None
-) -> Figure:
-    """Fig. 2: PSNR (dB) after each epoch of each candidate with its evaluation spread; `lines` are reference values in dB."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.5))
-    for number, (candidate, curve) in enumerate(frame.groupby("candidate")):
-        curve = curve.groupby("epoch", as_index=False)[["psnr_mean", "psnr_std"]].mean()
-        axis.fill_between(
-            curve["epoch"],
-            curve.psnr_mean - curve.psnr_std,
-            curve.psnr_mean + curve.psnr_std,
-            alpha=0.15,
-            color=f"C{number}",
-            lw=0,
-        )
-        axis.plot(
-            curve["epoch"],
-            curve["psnr_mean"],
-            color=f"C{number}",
-            label=labels[candidate],
-            marker="o" if len(curve) < 30 else None,
-            ms=2.5,
-        )
-    for (name, value), style in zip(lines.items(), ("--", ":", "-."), strict=False):
-        axis.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{name}: {value:.2f} dB")
-    if chosen_at is not None and frame["epoch"].max() > chosen_at:
-        axis.axvline(chosen_at, color="0.6", linewidth=0.8)
-        axis.annotate(
-            "short cycle ends",
-            (chosen_at, 0.03),
-            (-2, 0),
-            ("data", "axes fraction"),
-            "offset points",
-            rotation=90,
-            fontsize=7,
-            ha="right",
-            color="0.4",
-        )
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="epoch", ylabel="validation PSNR (dB, global)")
-    figure.legend(loc="outside upper center", ncols=2, fontsize=7.5)
-    return figure
-
-
-def ablation_dots(table: pd.DataFrame, published: pd.DataFrame, noisy_db: float) -> Figure:
-    """Every run of Table I as a dot over its setting, ours and the published, with its evaluation spread (dB).
-
-    A run far below the others (Tukey's far-out values) would squeeze them together: it is an arrow at the edge with its value beside it.
-    """
-    keys = ["loss", "optimizer", "sharpen", "crops"]
-    settings = list(
-        dict.fromkeys(
-            tuple(setting) for frame in (published, table) for setting in frame[keys].to_numpy().tolist()
-        )
+    return described(
+        figure,
+        f"Left: the mean and the median of the noise at each grey level; the mean is at most "
+        f"{by_level['mean'].abs().max():.2f} grey levels from zero. Right: its standard deviation by local "
+        f"contrast, from {by_contrast['std'].min():.1f} to {by_contrast['std'].max():.1f} grey levels.",
     )
-    place = {
-        setting: len(settings) - 1 - row for row, setting in enumerate(settings)
-    }  # one order for both panels, which share their axis
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True)
-    low, high = table["psnr_mean"].quantile([0.25, 0.75])
-    fence = low - 3 * (high - low)
-    edge = (
-        min(noisy_db, table.loc[table["psnr_mean"] >= fence, "psnr_mean"].min()) - 1
-    )  # room for those values
-    for axis, frame, title in ((axes[0], table, "ours"), (axes[1], published, "published")):
-        for number, (arch, group) in enumerate(frame.groupby("arch")):
-            heights = np.array(
-                [
-                    place[tuple(setting)] + (0.15 if number else -0.15)
-                    for setting in group[keys].to_numpy().tolist()
-                ]
-            )
-            far = (group["psnr_mean"] < fence).to_numpy() & (frame is table)
-            shown = group[~far]
-            axis.errorbar(
-                shown["psnr_mean"],
-                heights[~far],
-                xerr=shown["psnr_std"],
-                fmt="os"[number],
-                color=f"C{number}",
-                label=wording.ARCH[arch],
-                ms=3.5,
-                lw=0.8,
-            )
-            for height, values in group["psnr_mean"][far].groupby(heights[far]):  # of several seeds
-                axis.plot(edge, height, marker="<", color=f"C{number}", ms=4, clip_on=False)
-                text = ", ".join(f"{value:.1f}" for value in values) + " dB"
-                axis.annotate(
-                    text,
-                    (edge, height),
-                    (5, 0),
-                    textcoords="offset points",
-                    va=("top", "bottom")[number],
-                    fontsize=6.5,
-                    color=f"C{number}",
-                )
-        axis.set(xlabel="PSNR (dB, global)", title=title)
-        axis.set_yticks(list(place.values()), [_setting(*setting) for setting in place])
-    if (table["psnr_mean"] < fence).any():
-        axes[0].set_xlim(left=edge)
-    axes[0].axvline(noisy_db, color="black", linestyle="--", linewidth=0.9, label="noisy input")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _setting(loss: str, optimizer: str, sharpen: bool, crops: bool) -> str:
-    words = (
-        [wording.LOSS[loss], wording.OPTIMIZER[optimizer]]
-        + ["sharp"] * bool(sharpen)
-        + ["crops"] * bool(crops)
-    )
-    return " ".join(words)
-
-
-def effect_intervals(rows: pd.DataFrame) -> Figure:
-    """Paired effects (columns what, source, mean, low, high; dB) as intervals around zero."""
-    names = list(dict.fromkeys(rows["what"]))
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(names) + 0.9))
-    axis.axvline(0, color="black", linewidth=0.8)
-    for number, (source, part) in enumerate(rows.groupby("source", sort=False)):
-        heights = [len(names) - 1 - names.index(what) + 0.2 * (1 - number) for what in part["what"]]
-        reach = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axis.errorbar(
-            part["mean"],
-            heights,
-            xerr=np.nan_to_num(np.array(reach)),
-            fmt="osD"[number],
-            color=f"C{number}",
-            label=source,
-        )
-    axis.set(xlabel=f"difference (dB), {PERCENT} interval over pairs of runs")
-    axis.set_yticks(range(len(names)), names[::-1])
-    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
-    return figure
-
-
-def fine_tuning(table: pd.DataFrame) -> Figure:
-    """Table III as lines: PSNR (dB) against the initial rate, a panel for each sharpening factor, a colour for each noise level."""
-    factors = sorted(table["tau_sharp"].unique())
-    figure, axes = plt.subplots(1, len(factors), figsize=(PAGE, 2.3), sharey=True, squeeze=False)
-    for axis, factor in zip(axes[0], factors, strict=True):
-        for number, (sigma, by_sigma) in enumerate(table[table["tau_sharp"] == factor].groupby("sigma_n")):
-            for steps, group in by_sigma.groupby("annealing_steps"):
-                line = group.groupby("lr0", as_index=False)["psnr_mean"].mean()
-                label = f"σ$_n$ = {sigma:g}, {'no annealing' if steps == 0 else f'{steps} step' + 's' * (steps > 1)}"
-                axis.plot(
-                    line["lr0"],
-                    line["psnr_mean"],
-                    marker="o",
-                    color=f"C{number}",
-                    linestyle=["-", "--", ":"][min(int(steps), 2)],
-                    label=label,
-                )
-        axis.set(xscale="log", xlabel="initial learning rate", title=f"τ$_{{sharp}}$ = {factor:g}")
-    axes[0, 0].set_ylabel("PSNR (dB, global)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=7.5)
-    return figure
-
-
-def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """What crops and the MSE loss change without and with sharpening (dB): every pair of runs as a dot, their mean with its 95 % interval."""
-    figure, axes = plt.subplots(1, 2, figsize=(COLUMN, 2.3))
-    for axis, (title, factor) in zip(
-        axes, (("crops", ("crops", True, False)), ("MSE − L1", ("loss", "mse", "l1"))), strict=True
-    ):
-        axis.axhline(0, color="black", linewidth=0.8)
-        for number, (source, frame) in enumerate((("ours", table), ("published", published))):
-            means, places = [], []
-            for place, sharpen in enumerate((False, True)):
-                part = frame[frame["sharpen"] == sharpen]
-                if not set(factor[1:]) <= set(part[factor[0]]):
-                    continue
-                found, x = effect(part, *factor), place + (0.1 if number else -0.1)
-                values = differences(part, *factor)
-                axis.plot(
-                    np.full(len(values), x + (0.07 if number else -0.07)),
-                    values,
-                    ".",
-                    color=f"C{number}",
-                    alpha=0.4,
-                    ms=4,
-                )
-                reach = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
-                axis.errorbar(x, found.mean, yerr=reach, fmt="os"[number], color=f"C{number}")
-                means.append(found.mean)
-                places.append(x)
-            axis.plot(places, means, color=f"C{number}", lw=1, label=source)
-        axis.set(title=title, xlabel="sharpening", xlim=(-0.5, 1.5))
-        axis.set_xticks([0, 1], ["without", "with"])
-    axes[0].set_ylabel("difference (dB)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    return figure
-
-
-def studies(effects: pd.DataFrame) -> Figure:
-    """The effects of notebook 07 (frame of `beyond.effects`, dB) as intervals around zero, a colour a study; one seed has no interval."""
-    figure, axis = plt.subplots(figsize=(PAGE, 0.17 * len(effects) + 0.7))
-    axis.axvline(0, color="black", linewidth=0.8)
-    heights = np.arange(len(effects))[::-1]
-    for number, (_, part) in enumerate(effects.groupby("study", sort=False)):
-        reach = np.nan_to_num(np.array([part["mean"] - part["low"], part["high"] - part["mean"]]))
-        axis.errorbar(part["mean"], heights[part.index], xerr=reach, fmt="o", color=f"C{number % 2}")
-    for height, row in zip(heights, effects.itertuples(), strict=True):
-        interval = f" [{wording.signed(row.low)}, {wording.signed(row.high)}]" if row.pairs > 1 else ""
-        axis.annotate(
-            f"{wording.signed(row.mean)}{interval}",
-            (1.01, height),
-            xycoords=axis.get_yaxis_transform(),
-            va="center",
-            fontsize=7.5,
-        )
-    axis.set(
-        xlabel=f"difference (dB), {PERCENT} interval over seeds", ylim=(-0.7, len(effects) - 0.3)
-    )
-    axis.set_yticks(heights, [f"{row.study}: {row.what}" for row in effects.itertuples()], fontsize=7.5)
-    return figure
-
-
-def measures(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Runs (title -> frame of `results.collect_measures`) by PSNR and by the two other measures."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
-    for axis, (name, label) in zip(axes, (("psnr_hvs_m", "PSNR-HVS-M (dB)"), ("ssim", "SSIM")), strict=True):
-        for number, (title, frame) in enumerate(frames.items()):
-            axis.plot(
-                frame["psnr_full"],
-                frame[name],
-                "os^"[number % 3],
-                color=f"C{number}",
-                ms=3.5,
-                alpha=0.7,
-                label=title,
-            )
-        axis.set(xlabel="PSNR (dB, global)", ylabel=label)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(frames))
-    return figure

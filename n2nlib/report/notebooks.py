@@ -1,118 +1,229 @@
-"""Executed copies of the notebooks: papermill runs one, nbconvert makes a page of it; a user's mistake ends in one message."""
+"""Executed notebooks and pages: papermill runs a notebook, nbconvert makes its page, jinja2 the index."""
 
 from __future__ import annotations
 
 import html
 import json
 import logging
+import math
+import os
 import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from n2nlib.files import ROOT, UserError, read_json, relative, write_json, write_text
-from n2nlib.params import Params, load_params
+import jinja2
+import nbformat
+import pandas as pd
 
-NOTEBOOKS = ROOT / "notebooks"
+from n2nlib.files import ROOT, UserError, read_json, relative, write_text
+from n2nlib.pairs import baselines
+from n2nlib.params import Params, load_params, sections_of
+from n2nlib.report import readme
 
-
-TEMPLATE, INDEX = (Path(__file__).with_name(name) for name in ("page.html.j2", "index.html"))
+SOURCES = ROOT / "notebooks"
+TEMPLATES = Path(__file__).parent
+VOLATILE = ("start_time", "end_time", "duration", "exception", "environment_variables")
 
 
 def run_notebook(name: str) -> None:
-    """Execute notebooks/<name>.ipynb under params.yaml; leave reports/<scale>/notebooks/<name>.ipynb and .html.
+    """Execute notebooks/<name>.ipynb under params.yaml into reports/<scale>/<name>/<name>.ipynb and .html.
 
-    What the notebook prints appears as it is printed. Raises `UserError` if the parameters or the notebook's work end in one, or if there
-    is no such notebook; any other failure leaves <name>.failed.ipynb to look at.
+    papermill injects the sections of params.yaml that the parameters cell lists. What the notebook prints
+    appears as it is printed. Raises `UserError` if params.yaml is not valid, if there is no such notebook or
+    if its work ends in one; any other failure leaves <name>.failed.ipynb to look at.
     """
     params = load_params()  # a mistake in it ends here, before a kernel is started
-    source = NOTEBOOKS / f"{name}.ipynb"
+    source = SOURCES / f"{name}.ipynb"
     if not source.is_file():
-        names = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
+        names = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb")))
         raise UserError(f"{name}: no such notebook; allowed: {names}")
+    print(f"== {relative(source)} (scale {params.scale})", flush=True)
+    target = params.reports / name / source.name
+    with tempfile.TemporaryDirectory(prefix="n2n-notebook-") as scratch:
+        running = Path(scratch) / source.name
+        try:
+            _execute(source, running, params.used(sections_of(name)))
+        except UserError:
+            raise
+        except Exception:
+            if running.is_file():
+                write_text(target.with_suffix(".failed.ipynb"), _settled(running, source, target))
+            raise
+        executed = _settled(running, source, target)
+    write_text(target, executed)
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier try
+    write_page(target, params)
+    write_index(params)
+
+
+def _execute(source: Path, running: Path, parameters: dict[str, Any]) -> None:
+    """Run `source` with papermill and the kernel of this environment. Raises `UserError` if a cell does."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    target = params.reports / "notebooks" / source.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    running = target.with_name(f".{name}.running.ipynb")
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel of the same name in the user's home
+    sockets = {"transport": "ipc", "ip": str(running.with_name("kernel"))}  # files, so no ports are opened
+    quiet = "__import__('logging').getLogger('tornado.general').setLevel(50)"  # a harmless race at shutdown
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    print(f"== {relative(source)} (scale {params.scale})", flush=True)
     try:
         papermill.execute_notebook(
             source,
             running,
+            parameters,
             kernel_name="python3",
             progress_bar=False,
             cwd=ROOT,
-            config=Config(
-                {"KernelManager": {"transport": "ipc"}}
-            ),  # no open ports, and no warning about them
+            config=Config({"KernelManager": sockets}),
+            extra_arguments=[f"--IPKernelApp.exec_lines={quiet}"],
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
         )
     except PapermillExecutionError as error:
         if error.ename == "UserError":
             raise UserError(error.evalue) from None
-        running.replace(target.with_suffix(".failed.ipynb"))
         raise
     except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the interrupted cell is no news
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # that the kernel was interrupted is no news
         raise
-    finally:
-        if sys.exc_info()[0] is not None:
-            running.unlink(missing_ok=True)
-    executed = read_json(running)
-    executed["metadata"]["papermill"] |= {
-        "input_path": relative(source),
-        "output_path": relative(target),
-    }  # else paths of this machine
-    write_json(running, executed)
-    running.replace(target)
-    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)  # of an earlier try
-    export_html(target, params)
-    write_index(params)
 
 
-def export_html(executed: Path, params: Params) -> None:
-    """An executed notebook as one page beside it that needs no network; code is folded away."""
+def _settled(running: Path, source: Path, target: Path) -> str:
+    """The executed notebook without times, random names and this machine's paths.
+
+    The same results give the same bytes, so that nothing after a notebook repeats for a new time stamp.
+    """
+    notebook = nbformat.read(running, as_version=4)
+    about = notebook.metadata.papermill
+    about.update(input_path=relative(source), output_path=relative(target))
+    for name in VOLATILE:
+        about.pop(name, None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+    text = nbformat.writes(notebook).replace(json.dumps(f"{ROOT}{os.sep}")[1:-1], "") + "\n"
+    text = re.sub(r" at 0x[0-9a-f]+>", ">", text)
+    for number, name in enumerate(dict.fromkeys(re.findall(r'id=\\"(T_[0-9a-f]{5})\\"', text))):
+        text = text.replace(name, f"T_{number:05x}")  # pandas names styled tables at random
+    return text
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the index and the links between pages say about one notebook."""
+
+    name: str
+    title: str
+    question: str  # HTML
+
+    @property
+    def path(self) -> str:
+        """Its page, from reports/<scale>/."""
+        return f"{self.name}/{self.name}.html"
+
+    def picture(self, params: Params) -> dict[str, str] | None:
+        """The first figure that the notebook saves, as path from reports/<scale>/ and alternative text."""
+        code = "\n".join(cell.source for cell in _cells(self.name) if cell.cell_type == "code")
+        for name in re.findall(rf"['\"]({self.name}/\w+)['\"]", code):
+            if (params.reports / f"{name}.png").is_file():
+                return {"path": f"{name}.png", "alt": _description(params.reports / f"{name}.svg")}
+        return None
+
+
+def _cells(name: str) -> list[nbformat.NotebookNode]:
+    return nbformat.read(SOURCES / f"{name}.ipynb", as_version=4).cells
+
+
+def pages() -> Iterator[Page]:
+    """The numbered notebooks in reading order. Title and question are the first two paragraphs of each."""
+    from nbconvert.filters import markdown2html
+
+    for source in sorted(SOURCES.glob("[0-9]*.ipynb")):
+        title, question, *_ = [*_cells(source.stem)[0].source.split("\n\n"), ""]
+        question = re.sub(r"^\*\*\w+:\*\* *", "", question)  # **Question:**
+        yield Page(
+            source.stem, title.lstrip("# ").strip(), markdown2html(question[:1].upper() + question[1:])
+        )
+
+
+def _description(svg: Path) -> str:
+    """The description that `figures.save` writes into a figure; "" without one."""
+    found = re.search(r"<dc:description>(.*?)</dc:description>", svg.read_text("utf-8"), re.DOTALL)
+    return html.unescape(found[1]) if found else ""
+
+
+def write_page(executed: Path, params: Params) -> None:
+    """The page of an executed notebook, beside it. It needs no network, and its code is folded."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"))
+    neighbours = list(pairwise(pages()))
+    resources = {
+        "name": executed.stem,
+        "scale": params.scale,
+        "style": _style(),
+        "previous": {after.name: before for before, after in neighbours}.get(executed.stem),
+        "next": {before.name: after for before, after in neighbours}.get(executed.stem),
+    }
+    exporter = HTMLExporter(raw_template=(TEMPLATES / "page.html.j2").read_text("utf-8"), embed_images=True)
     exporter.register_preprocessor("nbconvert.preprocessors.TagRemovePreprocessor", enabled=True)
-    exporter.embed_images = True
-    page, _ = exporter.from_filename(str(executed), resources={"scale": params.scale})
+    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), resources)
     write_text(executed.with_suffix(".html"), page)
 
 
+def _style() -> str:
+    return (TEMPLATES / "page.css").read_text("utf-8")
+
+
 def write_index(params: Params) -> None:
-    """reports/<scale>/index.html: the notebooks in reading order that have a page, each with its question and its first figure."""
-    entries = []
-    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
-        page = Path("notebooks") / f"{source.stem}.html"
-        if not (params.reports / page).is_file():
-            continue
-        cells = [
-            ("".join(cell["source"]), cell["cell_type"])
-            for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]
-        ]
-        title = cells[0][0].splitlines()[0].lstrip("# ")
-        question = re.search(r"\*\*Asked:\*\*(.*?)\n\n", cells[0][0], re.DOTALL)
-        figure = re.search(
-            r'figures\.save\(figure, "(\w+)"', "\n".join(text for text, kind in cells if kind == "code")
-        )
-        picture = f'<img src="figures/{figure[1]}.png" alt="">' if figure else ""
-        sentence = html.escape(" ".join(question[1].split())) if question else ""
-        entries.append(
-            f'<li><a href="{page}">{picture}<h2>{html.escape(title)}</h2></a><p>{sentence}</p></li>'
-        )
-    paper = (
-        '<p><a href="paper.pdf">The paper (PDF)</a></p>' if (params.reports / "paper.pdf").is_file() else ""
+    """reports/<scale>/index.html: the result first, then the pages that there are, in reading order."""
+    from nbconvert.filters import markdown2html
+
+    folder = params.reports
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    text = (
-        INDEX.read_text(encoding="utf-8")
-        .replace("SCALE", params.scale)
-        .replace("PAPER", paper)
-        .replace("ENTRIES", "\n".join(entries))
+    figure, findings = folder / "03_ablation" / "fig1_examples.svg", folder / readme.FINDINGS
+    found = findings.read_text("utf-8") if findings.is_file() else ""
+    links = {"Our paper (PDF)": "paper.pdf", "Headline numbers (JSON)": "06_discussion/metrics.json"}
+    there = [page for page in pages() if (folder / page.path).is_file()]
+    text = environment.get_template("index.html.j2").render(
+        scale=params.scale,
+        style=_style(),
+        headlines=_headlines(folder),
+        figure=_description(figure) if figure.is_file() else None,
+        links={words: path for words, path in links.items() if (folder / path).is_file()},
+        findings=markdown2html(found.replace(f"](reports/{params.scale}/", "](")),
+        pages=[(page, page.picture(params)) for page in there],
     )
-    write_text(params.reports / "index.html", text)
+    write_text(folder / "index.html", text)
+
+
+def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
+    """(images or model, [global PSNR on validation, on test]) in dB, of what the stages have left so far."""
+
+    def read(name: str) -> dict[str, Any]:
+        return read_json(folder / name) if (folder / name).is_file() else {}
+
+    metrics, best = read("06_discussion/metrics.json"), read("07_beyond/best.json").get("metrics", {})
+    metrics |= {f"best_{name}": value for name, value in best.items()}
+    rows = {
+        "noisy input": ("noisy_psnr_full", "noisy_test_full"),
+        "final network, as trained": ("final_psnr_full", "final_test_full"),
+        "final network, as the report evaluated": ("final_report_full", "final_test_report_full"),
+        "best model": ("best_psnr_full", "best_test_full"),
+    }
+    values = {name: [metrics.get(key, math.nan) for key in keys] for name, keys in rows.items()}
+    tables = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
+    classical = [baselines.best(pd.read_csv(path)) if path.is_file() else ("", math.nan) for path in tables]
+    if classical[0][0]:
+        values[f"best classical method: {classical[0][0]}"] = [value for _, value in classical]
+    found = {name: two for name, two in values.items() if not all(map(math.isnan, two))}
+    lowest_first = sorted(found.items(), key=lambda item: (item[0] != "noisy input", item[1][0]))
+    return [(name, ["–" if math.isnan(one) else f"{one:.2f}" for one in two]) for name, two in lowest_first]

@@ -1,258 +1,181 @@
-"""What a rebuild would do, before anything runs: stale stages and why, runs to train, images, minutes on this machine."""
+"""What `dvc repro` would do: stale stages and why, runs to train, and about how long that takes here."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pandas as pd
 import torch
-from ruamel.yaml import YAML
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
-from n2nlib.experiments import best, beyond, paper_runs, published
+from n2nlib.experiments import beyond
+from n2nlib.experiments.pipeline import Chain
+from n2nlib.experiments.results import Experiment
 from n2nlib.files import ROOT, UserError
 from n2nlib.pairs.pair_set import read_card
 from n2nlib.params import Params, load_params
-from n2nlib.report import tables
 from n2nlib.train import loop, runs, sweep
-from n2nlib.train.runs import Planned, RunParams
+from n2nlib.train.runs import Planned, Result, RunParams
 
-MEASURED = 3.0  # seconds of training, of each kind of network
+# The experiments of `Chain` in order, and the notebook that trains each.
+TRAINED_BY = {
+    "ablation": "03_ablation",
+    "curves": "04_candidate_curves",
+    "fine_tuning": "05_fine_tuning",
+    "final": "05_fine_tuning",
+    "twin": "07_beyond",
+    "studies": "07_beyond",
+    "best": "07_beyond",
+}
+SECONDS = 1.0  # of training that measure a rate
 
 
 @dataclass
-class Stage:
-    """A stage of dvc.yaml: why it would run (empty: it would not), and what it would train."""
+class Work:
+    """The runs of one notebook, and those of them to train, with the parameters of their pairs."""
 
-    name: str
-    reasons: list[str] = field(default_factory=list)
-    missing: list[tuple[RunParams, Params]] = field(
-        default_factory=list
-    )  # with the parameters of the pairs that it trains on
-    of: int = 0
-    images: int = 0
-    seconds: float = 0.0
+    names: set[str] = field(default_factory=set)
+    missing: dict[str, tuple[RunParams, Params]] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        return sum(runs.images_of(run, of.pairs.train) for run, of in self.missing.values())
 
 
-def stale_stages(params: Params) -> dict[str, Stage]:
-    """Every stage in dvc.yaml's order with the reasons that DVC gives, and those that follow from another stage's run.
+class _Unknown(Exception):
+    """Runs whose results are not on disk."""
+
+    def __init__(self, planned: list[Planned]) -> None:
+        self.planned = planned
+
+
+def stale_stages() -> dict[str, tuple[str, list[str]]]:
+    """Stage of dvc.yaml -> (its command, why it is stale: [] if it is not), in the order of a rebuild.
 
     Raises `UserError` if DVC cannot tell.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"dvc status: {done.stderr.strip() or done.stdout.strip()}")
-    status = json.loads(done.stdout[done.stdout.index("{") :])
-    described = YAML(typ="safe").load(
-        (ROOT / "dvc.yaml").read_text(encoding="utf-8").replace("${scale}", params.scale)
-    )["stages"]
-    stages, made_by = {}, {}
-    for name, stage in described.items():
-        reasons = [reason for entry in status.get(name, []) for reason in _reasons(entry)]
-        stale_above = sorted(
-            {made_by[path] for path in stage["deps"] if path in made_by and stages[made_by[path]].reasons}
-        )
-        if not reasons and stale_above:
-            reasons = [f"follows {', '.join(stale_above)}"]
-        stages[name] = Stage(name, reasons)
-        outs = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
-        made_by |= {path if isinstance(path, str) else next(iter(path)): name for path in outs}
-    return stages
+    try:
+        with Repo(str(ROOT)) as repo:
+            changed, stages = repo.status(), repo.index.stages
+            before = {one.addressing: repo.stage.collect(one.addressing, with_deps=True) for one in stages}
+    except DvcException as error:
+        raise UserError(f"dvc status: {error}") from error
+    found = {}
+    for stage in stages:
+        reasons = [words for entry in changed.get(stage.addressing, []) for words in _words(entry)]
+        above = sorted({one.addressing for one in before[stage.addressing]} - {stage.addressing})
+        reasons += [f"follows {name}" for name in above if name in changed]
+        found[stage.addressing] = str(stage.cmd), reasons
+    return found
 
 
-def _reasons(entry: object) -> list[str]:
-    """One of the forms in which `dvc status` tells a change, as short words."""
+def _words(entry: str | dict[str, dict[str, str | dict]]) -> list[str]:
+    """A change that `dvc status` tells of, such as "n2nlib/train modified" or "params.yaml: ablation"."""
     if isinstance(entry, str):
         return [entry]
-    words = []
-    for kind, changes in entry.items():
-        for path, change in changes.items():
-            what = change if isinstance(change, str) else ", ".join(sorted(map(str, change)))
-            words.append(
-                f"{'params' if path == 'params.yaml' and not isinstance(change, str) else path.removeprefix('n2nlib/')} {what}"
-            )
-        if kind == "changed outs" and len(words) > 3:
-            words = [f"{len(changes)} results missing or changed"]
-    return words
+    return [
+        f"{path} {change}" if isinstance(change, str) else f"{path}: {', '.join(change)}"
+        for changes in entry.values()
+        for path, change in changes.items()
+    ]
 
 
-def planned_runs(params: Params, stages: dict[str, Stage]) -> dict[str, list[Planned]]:
-    """The runs of each training stage. Candidates that are not known yet stand as the paper's, which cost the same."""
-    candidates, chosen = published.table2().head(params.curves.candidates), None
-    candidates = pd.concat([candidates] * -(-params.curves.candidates // len(candidates))).head(
-        params.curves.candidates
-    )
-    candidates["candidate"] = range(1, len(candidates) + 1)
-    try:
-        if not stages["ablation"].reasons:
-            candidates = paper_runs.top_candidates(
-                tables.load("table1_ablation", params), params.curves.candidates
-            )
-            if not stages["curves"].reasons:
-                chosen = paper_runs.choose_candidate(
-                    tables.load("curves", params), candidates, params.fine_tuning.epochs
-                )
-    except UserError:
-        pass
-    fine = paper_runs.fine_tuning_runs(params, candidates.iloc[0] if chosen is None else chosen)
-    final = Planned({}, fine[0].run.model_copy(update={"epochs": params.fine_tuning.final_epochs}))
-    best_model = Planned({}, beyond.network(params, params.beyond.seeds[0], epochs=params.beyond.best_epochs))
-    with contextlib.suppress(
-        UserError, KeyError, ValueError
-    ):  # what an earlier rebuild found, perhaps of other studies, is the best guess
-        if chosen is not None:
-            final = paper_runs.final_run(params, chosen, tables.load("table3_fine_tuning", params))
-        best_model, _ = best.best_run(params, tables.load("beyond", params))
-    of_beyond = [*beyond.study_runs(params), best_model]
-    if params.pairs.source != "ee559":  # the course's files hold no clean targets for the final model's twin
-        of_beyond += [Planned({}, final.run.model_copy(update={"target": "clean"}))]
-    fine += [final]
-    return {
-        "ablation": paper_runs.ablation_runs(params),
-        "curves": paper_runs.curve_runs(params, candidates),
-        "fine_tuning": fine,
-        "beyond": of_beyond,
-    }
+def runs_to_train(params: Params) -> dict[str, Work]:
+    """Notebook -> its runs, from the chain of experiments; nothing is trained and no pair is made.
 
-
-def measure_on_worker(run: RunParams, size: int, device: str, seconds: float) -> tuple[float, float]:
-    """(training images/s, validation images/s) of this worker, from `seconds` of real training steps on noise."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    where = sweep.pick_device(device)
-    count = max(run.batch_size * 4, 64)
-    rates = []
-    with sweep.stream(where):
-        images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=where)
-        state = loop.begin(run, where)
-        step = loop.Step(run, state, images, images)
-        loop.train_epoch(step)
-        for work in (lambda: loop.train_epoch(step), lambda: loop.predict(run, state.product, images)):
-            started, seen = time.monotonic(), 0
-            while time.monotonic() - started < seconds:
-                work()
-                seen += count
-            rates.append(seen / (time.monotonic() - started))
-            seconds /= 3
-    return rates[0] * max(1, len(run.crops)), rates[1]
-
-
-def make_plan(params: Params) -> tuple[list[Stage], int]:
-    """All stages with what they would train and how long it would take here, and the number of workers."""
-    stages = stale_stages(params)
+    Until the results of an experiment are on disk, what follows from it is planned as if its first setting
+    were best: that costs about the same.
+    """
     options = {"": params} | beyond.set_options(params)
-    cards = {
-        name: None if stages["data"].reasons else read_card(beyond.set_folder(params, name))
-        for name in options
-    }
-    for name, planned in planned_runs(params, stages).items():
-        stage = stages[name]
-        unique = {(one.pairs, json.dumps(one.run.model_dump(mode="json"))): one for one in planned}
-        stage.of = len(unique)
-        if stage.reasons:
-            missing = [
-                one
-                for one in unique.values()
-                if (card := cards[one.pairs]) is None
-                or runs.find(runs.RUNS / name, one.run, card["hash"]) is None
-            ]
-            stage.missing = [(one.run, options[one.pairs]) for one in missing]
-            stage.images = sum(runs.images_of(run, of.pairs.train) for run, of in stage.missing)
-    workers = sweep.default_workers(params)
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import n2nlib.sweep, n2nlib.figures"], cwd=ROOT, check=True)
-    notebook = 2.5 * (
-        time.monotonic() - started
-    )  # a notebook starts a kernel, imports, draws and is made a page
-    for stage in stages.values():
-        stage.seconds = notebook if stage.reasons and stage.name != "check" else 0.0
-    if any(stage.missing for stage in stages.values()):
-        _add_training(params, stages, workers)
-    return list(stages.values()), workers
+    sets = {name: _pairs(one, name, params) for name, one in options.items()}
+    works = {notebook: Work() for notebook in TRAINED_BY.values()}
+
+    def look(stage: str, planned: list[Planned], _: object, __: Params) -> list[Result]:
+        found = []
+        for one in planned:
+            pairs, name = sets[one.pairs], runs.run_name(one.run, sets[one.pairs].hash)
+            work.names.add(name)
+            if name not in planned_before and not any(runs.RUNS.glob(f"[!.]*/{name}")):
+                work.missing[name] = one.run, pairs.params
+            found.append(runs.find(runs.RUNS / stage, one.run, pairs.hash))
+        if None in found:
+            raise _Unknown(planned)
+        return found
+
+    chain = Chain(params, look)
+    vars(chain).update(pairs=sets[""], sets=sets)  # as they are on disk
+    for experiment, notebook in TRAINED_BY.items():
+        work = works[notebook]
+        planned_before = {name for one in works.values() for name in one.missing}
+        try:
+            getattr(chain, experiment)
+        except _Unknown as unknown:
+            table = pd.DataFrame([one.row for one in unknown.planned]).assign(psnr_mean=0.0, epoch=1)
+            vars(chain)[experiment] = Experiment(unknown.planned, [], table)
+    return works
 
 
-def _add_training(params: Params, stages: dict[str, Stage], workers: int) -> None:
-    """Add the seconds of training, from a measurement on as many workers as will train."""
-    missing = [run for stage in stages.values() for run, _ in stage.missing]
-    rates: dict[tuple, tuple[float, float]] = {}
-    started = time.monotonic()
-    with sweep.client(params, workers) as client:
-        addresses = [
-            address
-            for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
-            for _ in range(worker["nthreads"])
-        ]
-        workers = len(addresses)
-        cluster_start = time.monotonic() - started
-        for run in {_kind(run): run for run in missing}.values():
-            futures = [
-                client.submit(
-                    measure_on_worker,
-                    run,
-                    params.pairs.size,
-                    params.device,
-                    MEASURED,
-                    workers=[at],
-                    pure=False,
-                )
-                for at in addresses
-            ]
-            measured = client.gather(futures)
-            rates[_kind(run)] = tuple(sum(values) / workers for values in zip(*measured, strict=True))
-    for stage in stages.values():
-        costs = []
-        for run, of in stage.missing:
-            train_rate, predict_rate = rates[_kind(run)]
-            area = (of.pairs.size / params.pairs.size) ** 2
-            costs.append(
-                area
-                * (
-                    runs.images_of(run, of.pairs.train) / train_rate
-                    + run.epochs * of.pairs.validation / predict_rate
-                )
-            )
-        if costs:
-            stage.seconds += cluster_start + _makespan(costs, workers)
+def _pairs(options: Params, name: str, params: Params) -> SimpleNamespace:
+    """What the chain asks of a pair set: its hash ("" if it is not made yet), and if it has clean images."""
+    card = read_card(beyond.set_folder(params, name))
+    wanted = options.pairs.model_dump(mode="json") | {"seed": options.seed}
+    known = card["hash"] if card and card["parameters"] == wanted else ""
+    clean = {} if options.pairs.source == "ee559" else {"clean": None}
+    return SimpleNamespace(hash=known, params=options, train=clean)
 
 
-def _kind(run: RunParams) -> tuple:
-    """Runs of one kind cost the same an image, near enough."""
-    return run.width, run.arch, run.batch_size, bool(run.crops)
+def images_per_second(run: RunParams, size: int, device: torch.device) -> float:
+    """Training rate of one process here, from steps on random images."""
+    torch.set_num_threads(1)  # as in the processes of a sweep
+    count = max(4 * run.batch_size, 32)
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=device)
+    with sweep.stream(device):
+        step = loop.Step(run, loop.begin(run, device), images, images)
+        loop.train_epoch(step)
+        started, seen = time.monotonic(), 0
+        while time.monotonic() - started < SECONDS:
+            loop.train_epoch(step)
+            seen += step.items
+    return seen / (time.monotonic() - started)
 
 
-def _makespan(costs: list[float], workers: int) -> float:
-    """Seconds until the last of `workers` is done when each takes the longest run that is left, as the sweep does."""
-    busy = [0.0] * workers
-    for cost in sorted(costs, reverse=True):
-        busy[busy.index(min(busy))] += cost
-    return max(busy)
+def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> float:
+    """Seconds of one process for `work`; `rates` keeps what was measured, by kind of run.
+
+    A prediction costs about a third of a training step.
+    """
+    total = 0.0
+    for run, of in work.missing.values():
+        kind = run.arch, run.width, run.batch_size, bool(run.crops), of.pairs.size
+        if kind not in rates:
+            rates[kind] = images_per_second(run, of.pairs.size, device)
+        predicted = of.pairs.validation * (run.epochs if run.validate_every_epoch else 1)
+        total += (runs.images_of(run, of.pairs.train) + predicted / 3) / rates[kind]
+    return total
 
 
 def print_plan() -> None:
+    """Print a line for each stage and the sum. Raises `UserError` if DVC or a parameter file is at fault."""
     params = load_params()
-    stages, workers = make_plan(params)
-    print(f"Scale {params.scale}, {workers} {'run' if workers == 1 else 'runs'} at a time.\n")
-    print(f"{'stage':<13}{'runs':>9}{'images':>12}{'time':>14}  why")
-    for stage in stages:
-        trained = f"{len(stage.missing)}/{stage.of}" if stage.of and stage.reasons else ""
-        images = f"{stage.images:,}" if stage.missing else ""
-        why = "; ".join(stage.reasons[:4]) + (
-            f"; {len(stage.reasons) - 4} more" if len(stage.reasons) > 4 else ""
-        )
-        print(
-            f"{stage.name:<13}{trained:>9}{images:>12}{sweep.duration(stage.seconds) if stage.reasons else '':>14}  {why or 'up to date'}"
-        )
-    total = sum(stage.seconds for stage in stages)
-    count = sum(len(stage.missing) for stage in stages)
-    images = sum(stage.images for stage in stages)
-    print(f"\nIn all {count} runs to train, {images:,} images, about {sweep.duration(total)}.")
+    stages, works = stale_stages(), runs_to_train(params)
+    device, rates, total = sweep.pick_device(params.device), {}, 0.0
+    at_once = torch.cuda.device_count() if device.type == "cuda" else sweep.default_workers(params)
+    print(f"Scale {params.scale}\n\n{'stage':<13}{'runs':>9}{'images':>13}{'training':>14}  why")
+    for name, (command, reasons) in stages.items():
+        work = next((one for notebook, one in works.items() if f" {notebook}" in command), Work())
+        cells = [""] * 3
+        if work.missing:
+            took = seconds_of(work, device, rates) / at_once
+            total += took
+            cells = [f"{len(work.missing)}/{len(work.names)}", f"{work.images:,}", sweep.duration(took)]
+        why = "; ".join([*reasons[:3], *[f"{len(reasons) - 3} more"] * (len(reasons) > 3)])
+        print(f"{name:<13}{cells[0]:>9}{cells[1]:>13}{cells[2]:>14}  {why or 'up to date'}")
+    missing, images = (
+        sum(len(one.missing) for one in works.values()),
+        sum(one.images for one in works.values()),
+    )
+    took = sweep.duration(total)
+    print(f"\n{missing} runs to train, {images:,} images: about {took} here, besides the notebooks.")

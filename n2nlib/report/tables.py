@@ -1,201 +1,251 @@
-"""Tidy frames -> CSV with fixed columns, rendered tables for people, and the provenance beside each."""
+"""Results on disk and in words: CSV files, what each file came from, and tables for people."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from n2nlib.experiments import published
-from n2nlib.experiments.paper_runs import ABLATION, FINE_TUNING
-from n2nlib.experiments.results import means, rounded
-from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json, write_text
+from n2nlib.experiments.paper_runs import ABLATION, CANDIDATE, FINE_TUNING
+from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json
+from n2nlib.pairs.baselines import best as best_classical
 from n2nlib.pairs.pair_set import PairSet
-from n2nlib.params import Params
-from n2nlib.report.wording import ARCH, LOSS, MARK, OPTIMIZER
+from n2nlib.params import Params, sections_of
+from n2nlib.report import wording
+from n2nlib.report.wording import COLUMNS, EVALUATED, REPORT, TRAINED
+from n2nlib.train import runs as run_folders
 
-RESULTS = ["psnr_mean", "psnr_std", "psnr_full", "psnr_per_image"]  # dB
-
-
-COLUMNS = {
-    "table1_ablation": ["loss", "optimizer", "sharpen", "crops", "arch", "seed", *RESULTS, "run"],
-    "table2_candidates": ["candidate", "arch", "loss", "optimizer", "sharpen", "crops"],
-    "table3_fine_tuning": ["sigma_n", "tau_sharp", "lr0", "annealing_steps", "seed", *RESULTS, "run"],
+PSNR = ["psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "report_mean", "report_std"]
+# Files whose columns are a contract; of other frames every column is written.
+FIXED = {
     "baselines": ["method", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim"],
-    "claims": ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"],
-    "curves": ["candidate", "epoch", "psnr_mean", "psnr_std", "train_loss"],
+    "table1_ablation": [*ABLATION, "seed", *PSNR, "run"],
+    "table2_candidates": ["candidate", *CANDIDATE],
+    "curves": ["candidate", "seed", "epoch", "psnr_mean", "psnr_std", "train_loss"],
+    "table3_fine_tuning": [*FINE_TUNING, "seed", *PSNR, "run"],
 }
+PACKAGES = ("torch", "numpy", "pandas", "scipy", "scikit-image", "seaborn")
+REPORT_NOISY = published.NOISY_PSNR
+OUTPUTS = ("reports/*/*", "reports/metrics.json", "params.yaml", "dvc.lock", "README.md")
 
 
-def provenance(params: Params, runs: list[str]) -> dict[str, object]:
-    """What a table or figure came from: scale, hash of the parameters, commit, runs."""
-    return {"scale": params.scale, "parameters": params.hash, "commit": commit(), "runs": sorted(set(runs))}
+def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) -> Path:
+    """Write reports/<scale>/<name>.csv and record that it came from `runs` (names of run folders).
 
-
-def commit() -> str:
-    """The commit of the code, with " (modified)" if the tree differs from it in more than results and parameters; "unknown" outside of git.
-
-    The parameters have a hash of their own beside it.
+    `name` is "<notebook>/<table>". What was measured is written to four decimals, settings exactly.
     """
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = [
-            *git,
-            "status",
-            "--porcelain",
-            "--",
-            ".",
-            ":(exclude,glob)reports/*/**",
-            ":!params.yaml",
-            ":!dvc.lock",
-            ":!README.md",
-        ]
-        changed = subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{head} (modified)" if changed else head
-
-
-def save(
-    frame: pd.DataFrame, name: str, params: Params, runs: list[str], rendered: pd.DataFrame | None = None
-) -> Path:
-    """Write reports/<scale>/tables/<name>.csv (what was measured to 4 decimals), <name>.json (provenance) and, if given, the rendered <name>.md."""
-    path = params.reports / "tables" / f"{name}.csv"
-    columns = COLUMNS.get(name, list(frame.columns))
-    extra = ["seed"] if name == "curves" and "seed" in frame and frame["seed"].nunique() > 1 else []
-    frame = rounded(frame[columns + extra])
+    path = params.reports / f"{name}.csv"
+    frame = frame[FIXED.get(path.stem, list(frame.columns))]
+    exact = {column for column in frame if column in COLUMNS and COLUMNS[column].role == "setting"}
+    measured = [column for column in frame.select_dtypes("floating") if column not in exact]
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
-    sidecar = provenance(params, runs)
-    write_json(path.with_suffix(".json"), {"table": path.name} | sidecar)
-    if rendered is not None:
-        footer = f"Scale {params.scale}; parameters {params.hash[:12]}; commit {sidecar['commit']}; {len(sidecar['runs'])} runs in {name}.json."
-        write_text(path.with_suffix(".md"), f"{rendered.to_markdown(index=False)}\n\n{footer}\n")
+        frame.round(dict.fromkeys(measured, 4)).to_csv(temporary, index=False, lineterminator="\n")
+    record(path, params, runs)
     return path
 
 
-def load(name: str, params: Params) -> pd.DataFrame:
-    """A table of this scale. Raises `UserError` that names the notebook to run if it is missing."""
-    path = params.reports / "tables" / f"{name}.csv"
-    written_by = {
-        "02_architecture": ("network_costs",),
-        "03_ablation": ("ablation",),
-        "05_fine_tuning": ("fine_tuning",),
-        "06_discussion": ("section4", "interactions", "claims", "claims_without_dead"),
-        "07_beyond": ("beyond", "references"),
-    }
-    stage = next(
-        (notebook for notebook, parts in written_by.items() if name.endswith(parts)), "04_candidate_curves"
-    )
-    if not path.is_file():
-        raise UserError(f"{relative(path)}: missing; run notebook {stage} first (or everything: dvc repro)")
-    return pd.read_csv(path)
+def record(path: Path, params: Params, runs: Iterable[str]) -> None:
+    """Add a result file to provenance.json of its folder, which is named after the notebook that writes it.
 
-
-def _value(mean: float, std: float, bold: bool, diverged: bool) -> str:
-    text = f"{mean:.2f} ± {std:.2f}"
-    return (f"**{text}**" if bold else text) + (" diverged" if diverged else "")
-
-
-def render_wide(
-    frame: pd.DataFrame, keys: list[str], wide: str, names: dict, theirs: pd.DataFrame
-) -> pd.DataFrame:
-    """A table as the paper prints it: a row for each setting of `keys`, a column for each value of `wide`, ours beside the published.
-
-    Values are "mean ± evaluation spread" in dB, the three best bold; with several seeds a column shows the spread between them.
+    The files of an earlier rebuild, from other parameters or another commit, are left out of it.
     """
-    ours, paper = means(frame, [*keys, wide]), means(theirs, [*keys, wide])
-    rows = []
-    for key, group in ours.groupby(keys, sort=False):
-        key = key if isinstance(key, tuple) else (key,)
-        row = dict(zip(keys, key, strict=True))
-        for value, label in names.items():
-            own = group[group[wide] == value]
-            if len(own):
-                one = own.iloc[0]
-                row[f"{label} (dB)"] = _value(one.psnr_mean, one.psnr_std, one["rank"] <= 3, one.diverged)
-                if "seed_std" in ours:
-                    row[f"{label} seeds"] = f"± {one.seed_std:.2f}"
-            match = paper[(paper[keys] == list(key)).all(axis=1) & (paper[wide] == value)]
-            row[f"{label} published"] = (
-                _value(*match.iloc[0][["psnr_mean", "psnr_std", "rank"]].pipe(_ranked)) if len(match) else "–"
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
+    target, names = path.parent / "provenance.json", sorted(set(runs))
+    sections = [name for name in sections_of(path.parent.name) if name not in ("device", "sweep")]
+    about = {
+        "scale": params.scale,
+        "parameters": _without_folders(params.used(sections)),
+        "parameters_sha256": params.hash(sections),
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    old = read_json(target) if target.is_file() else {}
+    if {key: old.get(key) for key in about} != about:
+        old = {}
+    files = old.get("files", {}) | {path.name: names}
+    machines = sorted({*old.get("machines", []), *_machines(names)})
+    write_json(target, about | {"machines": machines, "files": dict(sorted(files.items()))})
 
 
-def _ranked(row: pd.Series) -> tuple[float, float, bool, bool]:
-    return row["psnr_mean"], row["psnr_std"], row["rank"] <= 3, False
+def _without_folders(value: object) -> object:
+    """`value` with only the name of each absolute path, which would name a person's machine."""
+    if isinstance(value, dict):
+        return {key: _without_folders(one) for key, one in value.items()}
+    absolute = isinstance(value, str) and Path(value).expanduser().is_absolute()
+    return Path(value).name if absolute else value
+
+
+def _machines(names: list[str]) -> set[str]:
+    """The processors and GPUs that trained some runs."""
+    found = (next(run_folders.RUNS.glob(f"*/{name}/run.json"), None) for name in names)
+    return {read_json(path)["machine"] for path in found if path}
+
+
+@cache
+def commit() -> str:
+    """The commit of the code, or "unknown" outside of git.
+
+    " (modified)" follows if the tree differs from it in more than results, parameters and README.
+    """
+    git = ["git", "-C", str(ROOT)]
+    status = ["status", "--porcelain", "--", ".", *(f":!{path}" for path in OUTPUTS)]
+    commands = [*git, "rev-parse", "--short=12", "HEAD"], [*git, *status]
+    try:
+        head, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head} (modified)" if changes else head
+
+
+def load(name: str, params: Params) -> pd.DataFrame:
+    """The table reports/<scale>/<name>.csv.
+
+    Raises `UserError`, which names the notebook to run, if it is missing.
+    """
+    path = params.reports / f"{name}.csv"
+    if not path.is_file():
+        notebook = path.parent.name
+        raise UserError(
+            f"{relative(path)}: missing; run notebook {notebook} first (or everything: dvc repro)"
+        )
+    return pd.read_csv(path, dtype={"candidate": str})
+
+
+def show(frame: pd.DataFrame) -> Styler:
+    """`frame` for a notebook: in words, rounded, without its index."""
+    shown = frame if isinstance(frame.columns, pd.MultiIndex) else wording.readable(frame)
+    return shown.reset_index(drop=True).style.hide(axis="index")
 
 
 def render_table1(table1: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
-    """Table I beside the published one, and below it what needs no training, on the full validation set."""
-    wide = render_wide(table1, [key for key in ABLATION if key != "arch"], "arch", ARCH, published.table1())
-    wide = wide.assign(
-        loss=wide.loss.map(LOSS),
-        optimizer=wide.optimizer.map(OPTIMIZER),
-        sharpen=wide.sharpen.map(MARK),
-        crops=wide.crops.map(MARK),
-    )
-    wide = wide.rename(columns={"loss": "Loss", "optimizer": "Optim", "sharpen": "Sharp", "crops": "Crop"})
-    group = pd.DataFrame(
-        {"Loss": baselines["method"], wide.columns[4]: baselines["psnr_full"].map("{:.2f}".format)}
-    )
-    return pd.concat([wide, group], ignore_index=True).fillna("")
+    """Table I as the report prints it: a row for each setting, groups of columns for TConv and Upsample.
+
+    Each cell is the mean over subsets ± their standard deviation in dB, averaged over the seeds. Runs that
+    end below the noisy input are marked as failed and not averaged. The last two rows need no training.
+    """
+    noisy = float(baselines["psnr_full"].iloc[0])
+    keys = ["loss", "optimizer", "sharpen", "crops"]
+    rows = _beside_report(table1, keys, "arch", wording.ARCH, published.table1(), noisy)
+    first, ours = rows.columns[0], [column for column in rows.columns if column[1].startswith(TRAINED)]
+    below = [("noisy input", noisy), best_classical(baselines)]
+    extra = [{first: name} | dict.fromkeys(ours, f"{value:.2f}") for name, value in below]
+    return pd.concat([rows, pd.DataFrame(extra, columns=rows.columns)], ignore_index=True).fillna("")
+
+
+def render_table3(table3: pd.DataFrame, noisy: float) -> pd.DataFrame:
+    """Table III: a row for each setting, groups of columns for the annealing steps; cells as of Table I.
+
+    `noisy` is the PSNR (dB) of the noisy validation images.
+    """
+    steps = sorted(table3["annealing_steps"].unique())
+    names = {
+        step: {0: "no annealing", 1: "1 annealing step"}.get(step, f"{step} annealing steps")
+        for step in steps
+    }
+    keys = ["sigma_n", "tau_sharp", "lr0"]
+    return _beside_report(table3, keys, "annealing_steps", names, published.table3(), noisy)
+
+
+def _beside_report(
+    ours: pd.DataFrame, keys: list[str], across: str, names: dict, report: pd.DataFrame, noisy: float
+) -> pd.DataFrame:
+    """A row for each setting of `keys`; for each value of `across` both evaluations and the report."""
+    settings = ours[keys].drop_duplicates()
+    words = wording.readable(settings)
+    table = {("", header): words[header] for header in words}
+    for value, name in names.items():
+        if value not in set(ours[across]):
+            continue
+        columns = {TRAINED: (ours, "psnr", noisy), EVALUATED: (ours, "report", noisy)}
+        columns |= {REPORT: (report, "psnr", REPORT_NOISY)}
+        for source, (rows, kind, least) in columns.items():
+            of_value = rows[rows[across] == value]
+            cells = [
+                _cell(of_value[(of_value[keys] == setting).all(axis=1)], kind, least)
+                for _, setting in settings.iterrows()
+            ]
+            table[name, f"{source} (dB)"] = cells
+    return pd.DataFrame(table)
+
+
+def _cell(runs: pd.DataFrame, kind: str, noisy: float) -> str:
+    """Mean ± standard deviation over subsets of the runs of a setting that did not fail."""
+    mean, std = f"{kind}_mean", f"{kind}_std"
+    if runs.empty or mean not in runs:
+        return "–"
+    alive = runs[runs["psnr_full" if "psnr_full" in runs else "psnr_mean"] >= noisy]
+    failed = len(runs) - len(alive)
+    if alive.empty:
+        return "failed"
+    text = f"{alive[mean].mean():.2f} ± {alive[std].mean():.2f}"
+    return f"{text} ({failed} of {len(runs)} failed)" if failed else text
 
 
 def render_table2(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Table II in words."""
+    """Table II: our candidates A, B, C and the report's 1, 2, 3."""
+    whose = ["ours" if str(name).isalpha() else REPORT for name in candidates["candidate"]]
+    words = wording.readable(candidates[["candidate", *CANDIDATE]])
+    words.insert(1, "Whose", whose)
+    return words
+
+
+def pair_sets(pairs: PairSet) -> pd.DataFrame:
+    """A row for each set of photographs: how many, pairs made from them, PSNR of the noisy images."""
+    card, rows = pairs.card, []
+    for split, count in card["counts"].items():
+        noisy = card["noisy_psnr_db"][split] or {"global": float("nan"), "per_image": float("nan")}
+        row = {"split": split, "Photographs": card["photographs"][split], "Images": count}
+        rows.append(row | {"psnr_full": noisy["global"], "psnr_per_image": noisy["per_image"]})
+    return pd.DataFrame(rows)
+
+
+def assumptions(pairs: PairSet) -> pd.DataFrame:
+    """A row for each property of the noise that was tested, in words."""
     return pd.DataFrame(
         {
-            "Notation": [f"Candidate {number}" for number in candidates["candidate"]],
-            "Arch": candidates["arch"].map(ARCH),
-            "Loss": candidates["loss"].map(LOSS),
-            "Optim": candidates["optimizer"].map(OPTIMIZER),
-            "Sharp": candidates["sharpen"].map(MARK),
-            "Crop": candidates["crops"].map(MARK),
+            "Property": one["name"],
+            "Needed by Noise2Noise": one["needed"],
+            "As expected": one["holds"],
+            "Found": one["words"],
         }
+        for one in pairs.card["assumptions"]
     )
-
-
-def render_table3(table3: pd.DataFrame) -> pd.DataFrame:
-    """Table III beside the published one."""
-    steps = sorted(table3["annealing_steps"].unique())
-    names = {step: {0: "no annealing", 1: "1 step"}.get(step, f"{step} steps") for step in steps}
-    wide = render_wide(table3, ["sigma_n", "tau_sharp", "lr0"], "annealing_steps", names, published.table3())
-    return wide.rename(columns={"sigma_n": "σ_n", "tau_sharp": "τ_sharp", "lr0": "lr₀"})
-
-
-def final_psnr(params: Params) -> float:
-    """Global PSNR (dB) of this scale's final model on the full validation set."""
-    return final_metrics(params)["psnr_full"]
-
-
-def final_metrics(params: Params) -> dict[str, float]:
-    """The four PSNR columns, psnr_hvs_m (dB) and ssim of this scale's final model. Raises `UserError` if there is none."""
-    return read_json(params.reports / "model" / "final.json")["metrics"]
 
 
 def headline(
     params: Params, pairs: PairSet, table1: pd.DataFrame, table3: pd.DataFrame
 ) -> dict[str, float | int]:
-    """Write reports/<scale>/metrics.json, the numbers that `dvc metrics show` prints (dB; the best setting's is its mean over seeds), and return them."""
-    noisy = pairs.card["noisy_psnr_db"]["validation"]
-    final = final_metrics(params)
-    metrics = {
-        "noisy_psnr_full": noisy["global"],
-        "noisy_psnr_per_image": noisy["per_image"],
-        "table1_best_psnr_mean": round(float(means(table1, ABLATION)["psnr_mean"].max()), 4),
-        "table1_runs_below_noisy": int((table1["psnr_full"] < noisy["global"]).sum()),
-        "table3_best_psnr_mean": round(float(means(table3, FINE_TUNING)["psnr_mean"].max()), 4),
-        "final_psnr_mean": final["psnr_mean"],
-        "final_psnr_std": final["psnr_std"],
-        "final_psnr_full": final["psnr_full"],
-        "final_psnr_per_image": final["psnr_per_image"],
+    """Write 06_discussion/metrics.json, the numbers that `dvc metrics show` prints, and return them.
+
+    PSNR in dB; the best setting's is its mean over seeds.
+    """
+    path = params.reports / "06_discussion" / "metrics.json"
+    noisy = pairs.card["noisy_psnr_db"]
+    final = read_json(params.reports / "05_fine_tuning" / "final.json")["metrics"]
+    metrics: dict[str, float | int] = {
+        f"noisy_{name}": noisy[split][kind]
+        for split, kind, name in (
+            ("validation", "global", "psnr_full"),
+            ("validation", "per_image", "psnr_per_image"),
+            ("test", "global", "test_full"),
+            ("test", "per_image", "test_per_image"),
+        )
+        if noisy.get(split)
     }
-    write_json(params.reports / "metrics.json", metrics)
+    for name, table, keys in (("table1", table1, ABLATION), ("table3", table3, FINE_TUNING)):
+        metrics[f"{name}_best_psnr_mean"] = round(float(table.groupby(keys)["psnr_mean"].mean().max()), 4)
+        metrics[f"{name}_failed_runs"] = int((table["psnr_full"] < noisy["validation"]["global"]).sum())
+    kept = (*PSNR, "report_full", "test_full", "test_per_image", "test_report_full")
+    metrics |= {f"final_{name}": final[name] for name in kept if pd.notna(final.get(name))}
+    write_json(path, metrics)
+    record(path, params, [*table1["run"], *table3["run"]])
     return metrics

@@ -1,6 +1,10 @@
-"""Is a fresh rebuild the same as the committed results? "Slightly different numbers: is that all right?"
+"""Is a rebuild the same as the committed results? "Slightly different numbers: is that all right?"
 
-Each cell of each table is identical, within a tolerance that follows from the spread of evaluation and seeds, or different.
+Every CSV file of reports/<scale>/ that the last commit holds is merged with the rebuilt one on the columns
+that say what a row is about. Each other cell is identical, within tolerance, or different. Two trainings of
+one setting differ by the standard deviations of evaluation and seeds, which gives the tolerance of decibels.
+An estimate may move by half the width of its interval. Notebooks 01 and 02 train nothing, so their tables
+must be identical.
 """
 
 from __future__ import annotations
@@ -12,43 +16,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from n2nlib.experiments import effects
+from n2nlib.experiments import results
+from n2nlib.experiments.effects import REACH
+from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.files import ROOT, UserError
-from n2nlib.report.tables import COLUMNS
+from n2nlib.report.wording import COLUMNS, Column
 
-Z = effects.REACH * np.sqrt(2)  # for the difference of two results with the same spread
-
-
-ROUNDING = 1e-4  # tables hold four decimals
-
-
-SPREAD_OF_SPREAD = Z / np.sqrt(
-    2 * 99
-)  # relative, of a standard deviation over the 100 subsets of the protocol
-
-
-MEASURED = {
-    "psnr_mean",
-    "psnr_std",
-    "psnr_full",
-    "psnr_per_image",
-    "psnr_hvs_m",
-    "ssim",
-    "train_loss",
-    "published",
-    "ours",
-    "ci_low",
-    "ci_high",
-    "verdict",
-}
-
-
-IGNORED = {"run"}  # names the code and the parameters, and is what led here
+ROUNDING = 1.5e-4  # files hold four decimals
+EXACT = ("01_data", "02_architecture")
+STD = REACH / np.sqrt(99)  # relative, of the difference of two standard deviations of 100 subsets each
+SIDES = ("committed", "now")
+UNKNOWN = Column("result", "")  # of a column that the registry does not know
+SHOWN = 10  # differences
 
 
 @dataclass
 class Comparison:
-    """Counts of one table's cells, and a line for each that differs."""
+    """Counts of the cells of one table, and a line for each that differs."""
 
     table: str
     identical: int = 0
@@ -56,98 +40,117 @@ class Comparison:
     different: list[str] = field(default_factory=list)
 
 
-def compare(name: str, committed: pd.DataFrame, fresh: pd.DataFrame) -> Comparison:
-    """Compare two versions of a table, row by row by the columns that describe a row; a row that one lacks differs."""
+def spread(table1: pd.DataFrame) -> float:
+    """How far apart two trainings of one setting may be by chance, dB, from a committed Table I.
+
+    95 % of the differences are smaller. Medians over settings: a failed run has no weight.
+    """
+    seeds = results.by_setting(table1, ABLATION)["seed_std"].median()
+    return float(REACH * np.sqrt(2) * np.hypot(table1["psnr_std"].median(), np.nan_to_num(seeds)))
+
+
+def compare(name: str, committed: pd.DataFrame, now: pd.DataFrame, decibels: float) -> Comparison:
+    """Compare two versions of a table, all cells as text; `decibels` is the tolerance of what was trained."""
     found = Comparison(name)
-    keys = [column for column in committed.columns if column not in MEASURED | IGNORED]
-    if set(committed.columns) != set(fresh.columns):
-        found.different.append(f"columns: {', '.join(sorted(set(committed.columns) ^ set(fresh.columns)))}")
+    if set(committed) != set(now):
+        found.different.append(f"columns: {', '.join(sorted(set(committed) ^ set(now)))}")
         return found
-    theirs, ours = (frame.set_index([frame[key].astype(str) for key in keys]) for frame in (committed, fresh))
-    for row in theirs.index.symmetric_difference(ours.index):
-        found.different.append(f"row {_words(row)} is in one of them alone")
-    seeds = _seed_spread(committed, keys)
-    for row in theirs.index.intersection(ours.index):
-        a, b = theirs.loc[row], ours.loc[row]
-        for column in sorted((MEASURED & set(committed.columns)) - IGNORED):
-            if a[column] == b[column] or (pd.isna(a[column]) and pd.isna(b[column])):
+    roles = {column: COLUMNS.get(column, UNKNOWN).role for column in committed}
+    keys = [column for column, role in roles.items() if role == "setting"]
+    sides = [
+        side.assign(row=side.groupby(keys).cumcount() if keys else range(len(side)))
+        for side in (committed, now)
+    ]
+    both = sides[0].merge(sides[1], on=[*keys, "row"], how="outer", suffixes=SIDES, indicator="side")
+    for row in both.to_dict("records"):
+        words = ", ".join(f"{row[key]}" for key in keys) or f"row {row['row'] + 1}"
+        if row["side"] != "both":
+            found.different.append(f"{words}: this row is {'gone' if row['side'] == 'left_only' else 'new'}")
+            continue
+        for column in (column for column, role in roles.items() if role == "result"):
+            before, after = (row[column + side] for side in SIDES)
+            if before == after:
                 found.identical += 1
-            elif column != "verdict" and abs(a[column] - b[column]) <= _tolerance(column, a, seeds):
+            elif _close(column, row, decibels):
                 found.within += 1
             else:
-                found.different.append(f"{_words(row)}: {column} {a[column]} committed, {b[column]} now")
+                found.different.append(f"{words}: {column} was {before or 'empty'}, is {after or 'empty'}")
     return found
 
 
-def _words(row: object) -> str:
-    return ", ".join(row) if isinstance(row, tuple) else str(row)
+def _close(column: str, row: dict[str, str], decibels: float) -> bool:
+    """Is the change of a cell within its tolerance? `row` holds both versions; text and counts have none."""
+    about = COLUMNS.get(column, UNKNOWN)
+    before, after, *limits = (_number(row.get(name)) for name in _with_interval(column, row))
+    width = limits[1] - limits[0]
+    if about.decimals == 0:
+        return False
+    if column.endswith("_std"):
+        allowed = STD * before
+    elif np.isfinite(width):
+        allowed = width / 2
+    elif column in ("train_loss", "ssim"):  # a change of d dB is one of d ln(10) / 10 of a squared error
+        allowed = decibels * np.log(10) / 10 * (before if column == "train_loss" else 1 - before)
+    else:
+        allowed = decibels if about.header.endswith("(dB)") else 0.0
+    return bool(abs(after - before) <= allowed + ROUNDING)
 
 
-def _seed_spread(table: pd.DataFrame, keys: list[str]) -> float:
-    """Standard deviation (dB) between seeds of one setting; 0 where there is one seed: then nothing is known of it.
+def _with_interval(column: str, row: dict[str, str]) -> list[str]:
+    """The names in `row` of both versions of a cell, and of the committed limits of its interval."""
+    limits = ("ci_low", "ci_high") if f"ci_low{SIDES[0]}" in row else ("low", "high")
+    return [column + side for side in SIDES] + [name + SIDES[0] for name in limits]
 
-    The median of the settings: one whose output died at one seed alone is some 15 dB apart and would let anything pass as the same.
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _read(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+
+
+def verify(scale: str) -> tuple[list[Comparison], float]:
+    """Compare every committed CSV of reports/<scale>/ with the file on disk; also the tolerance in dB.
+
+    Raises `UserError` if the last commit has none, or if one is missing on disk.
     """
-    if "seed" not in keys or table["seed"].nunique() < 2:
-        return 0.0
-    others = [key for key in keys if key != "seed"]
-    return float(table.groupby(others)["psnr_mean"].std(ddof=1).median())
-
-
-def _tolerance(column: str, row: pd.Series, seeds: float) -> float:
-    """How far a cell may be from the committed one."""
-    decibels = Z * np.hypot(row["psnr_std"], seeds) if "psnr_std" in row else 0.0
-    if column == "psnr_std":
-        return SPREAD_OF_SPREAD * row[column] + ROUNDING
-    if column == "train_loss":  # a change of d dB is one of d ln(10) / 10 of the squared error
-        return abs(row[column]) * decibels * np.log(10) / 10 + ROUNDING
-    if column in ("ours", "ci_low", "ci_high"):
-        return (row["ci_high"] - row["ci_low"]) / 2 + ROUNDING if pd.notna(row["ci_low"]) else ROUNDING
-    return decibels + ROUNDING
-
-
-def committed_table(scale: str, name: str) -> pd.DataFrame:
-    """A table as the last commit has it. Raises `UserError` if it has none."""
-    path = f"reports/{scale}/tables/{name}.csv"
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(
-            f"{path}: not in the last commit, so there is nothing to compare with; allowed: a scale whose results are committed"
-        )
-    return pd.read_csv(io.StringIO(done.stdout))
-
-
-def verify(scale: str) -> list[Comparison]:
-    """Compare reports/<scale>/tables/ with the last commit's. Raises `UserError` if a table is missing on either side."""
+    folder = f"reports/{scale}"
+    names = _git("ls-tree", "-r", "--name-only", "HEAD", f"{folder}/").split("\n")
+    committed = {name: _git("show", f"HEAD:{name}") for name in names if name.endswith(".csv")}
+    if not committed:
+        raise UserError(f"{folder}: the last commit holds no results of this scale to compare with")
+    missing = [name for name in committed if not (ROOT / name).is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: missing; rebuild it first (dvc repro)")
+    table1 = committed.get(f"{folder}/03_ablation/table1_ablation.csv")
+    decibels = spread(pd.read_csv(io.StringIO(table1))) if table1 else 0.0
     compared = []
-    for name in COLUMNS:
-        path = ROOT / "reports" / scale / "tables" / f"{name}.csv"
-        committed = committed_table(scale, name)
-        if not path.is_file():
-            raise UserError(f"reports/{scale}/tables/{name}.csv: missing; rebuild it first (dvc repro)")
-        compared.append(compare(name, committed, pd.read_csv(path)))
-    return compared
+    for name, text in committed.items():
+        short = name.removeprefix(f"{folder}/").removesuffix(".csv")
+        now = _read((ROOT / name).read_text(encoding="utf-8"))
+        compared.append(compare(short, _read(text), now, 0.0 if short.startswith(EXACT) else decibels))
+    return compared, decibels
 
 
 def print_verification(scale: str) -> bool:
     """Print a short table; True if nothing differs."""
-    compared = verify(scale)
-    print(f"{'table':<22}{'identical':>10}{'within':>8}{'different':>11}")
+    compared, decibels = verify(scale)
+    width = max(len(one.table) for one in compared)
+    print(f"{'table':<{width}}{'identical':>11}{'within':>8}{'different':>11}")
     for one in compared:
-        print(f"{one.table:<22}{one.identical:>10}{one.within:>8}{len(one.different):>11}")
-    differences = [f"{one.table}: {line}" for one in compared for line in one.different]
-    for line in differences[:10]:
-        print(line)
-    if len(differences) > 10:
-        print(f"and {len(differences) - 10} more")
-    if differences:
-        print("Different: more than the spread of evaluation and seeds explains.")
-    else:
-        print(
-            "The same."
-            if not any(one.within for one in compared)
-            else "The same within the spread of evaluation and seeds."
-        )
-    return not differences
+        print(f"{one.table:<{width}}{one.identical:>11}{one.within:>8}{len(one.different):>11}")
+    lines = [f"{one.table}: {line}" for one in compared for line in one.different]
+    print(*lines[:SHOWN], *[f"... and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN), sep="\n")
+    tolerance = f"what evaluation and seeds explain ({decibels:.2f} dB for a training)"
+    same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
+    print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
+    return not lines

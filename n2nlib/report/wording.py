@@ -1,41 +1,187 @@
-"""Tidy frames -> CSV with fixed columns, rendered tables for people, and the provenance beside each."""
+"""Every word that people read about results: names of settings, headers of columns, sentences.
+
+Tables, figures, notebooks, our paper and README take their words from here, so that one thing has one name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import pandas as pd
 
-from n2nlib.experiments.effects import PERCENT
+from n2nlib.experiments import claims, effects, published
+from n2nlib.experiments.effects import MARGIN, SOURCES, TABLE1
 
-MARK = {True: "✓", False: "✗"}
-
-
-LOSS = {"l1": "L1", "mse": "MSE"}
-
-
+LOSS = {"l1": "L1", "mse": "MSE", "huber": "Huber"}
 OPTIMIZER = {"adam": "Adam", "sgd": "SGD"}
+ARCH = {"tconv": "TConv", "upsample": "Upsample", "gated": "gated"}
+NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH}
+TRAINED, EVALUATED, REPORT = *SOURCES, effects.REPORT
+VERDICTS = {
+    claims.REPRODUCED: "our results show what the report says",
+    claims.NOT_REPRODUCED: "our results contradict it",
+    claims.TOO_SMALL: f"there is a difference of less than {MARGIN} dB, the evaluation spread of the report",
+    claims.INCONCLUSIVE: "our results leave it open",
+    claims.NOT_TESTED: "this scale trains nothing that could tell",
+}
 
 
-ARCH = {"tconv": "TConv", "upsample": "Upsample"}
+@dataclass(frozen=True)
+class Column:
+    """A column of the result files.
+
+    A setting says what a row is about and is written exactly; a result is compared by `verify` and written to
+    four decimals; a note (the name of a run, a duration) says how the result came about and is not compared.
+    `decimals` are those shown to people.
+    """
+
+    role: Literal["setting", "result", "note"]
+    header: str
+    decimals: int | None = 2
 
 
-def shared_by(rows: pd.DataFrame) -> str:
-    """What all of some runs of Table I have in common, "all Upsample, L1, SGD"; "nothing in common" where that is so."""
-    names = {"arch": ARCH, "loss": LOSS, "optimizer": OPTIMIZER}
-    shared = [words[rows[key].iloc[0]] for key, words in names.items() if rows[key].nunique() == 1]
-    return f"all {', '.join(shared)}" if shared else "nothing in common"
+def _columns(role: Literal["setting", "result", "note"], decimals: int | None, **headers: str) -> dict:
+    return {name: Column(role, header, decimals) for name, header in headers.items()}
 
 
-def candidate_labels(candidates: pd.DataFrame) -> list[str]:
-    """ "1: Upsample, MSE, Adam, sharp" for each row of Table II."""
-    labels = []
-    for row in candidates.itertuples():
-        words = (
-            [ARCH[row.arch], LOSS[row.loss], OPTIMIZER[row.optimizer]]
-            + ["sharp"] * bool(row.sharpen)
-            + ["crops"] * bool(row.crops)
-        )
-        labels.append(f"{row.candidate}: {', '.join(words)}")
-    return labels
+COLUMNS: dict[str, Column] = {
+    **_columns(
+        "setting",
+        None,
+        loss="Loss",
+        optimizer="Optimiser",
+        sharpen="Sharpened",
+        crops="Crops",
+        arch="Upsampling",
+        seed="Seed",
+        candidate="Candidate",
+        epoch="Epoch",
+        epochs="Epochs",
+        sigma_n="Noise σ_n (grey levels)",
+        tau_sharp="Sharpening factor τ",
+        lr0="Initial rate",
+        annealing_steps="Annealing steps",
+        method="Method",
+        model="Model",
+        which="Image",
+        claim="Claim",
+        factor="Factor",
+        level="Choice",
+        what="Comparison",
+        source="Source",
+        reference="Compared with",
+        scale="Scale",
+        split="Set",
+        study="Study",
+        variant="Variant",
+        width="Width (channels)",
+        size="Image size (pixels)",
+        measure="Measure",
+        runs_of="Runs of",
+    ),
+    **_columns(
+        "result",
+        2,
+        psnr_mean="PSNR, mean over subsets (dB)",
+        psnr_std="PSNR, standard deviation over subsets (dB)",
+        psnr_full="PSNR (dB)",
+        psnr_per_image="PSNR per image (dB)",
+        report_mean="PSNR as the report evaluated, mean over subsets (dB)",
+        report_std="PSNR as the report evaluated, standard deviation over subsets (dB)",
+        report_full="PSNR as the report evaluated (dB)",
+        psnr_hvs_m="PSNR-HVS-M (dB)",
+        test_full="Test PSNR (dB)",
+        test_per_image="Test PSNR per image (dB)",
+        test_report_full="Test PSNR as the report evaluated (dB)",
+        test_psnr_hvs_m="Test PSNR-HVS-M (dB)",
+        train_loss="Training loss",
+        published="The report (dB)",
+        ours="Ours (dB)",
+        ours_report_evaluation="Ours as the report evaluated (dB)",
+        ci_low="95 % interval from (dB)",
+        ci_high="95 % interval to (dB)",
+        estimate="Effect (dB)",
+        gain="Gain (dB)",
+        cost="Lost PSNR (dB)",
+        mean_abs_diff="Mean absolute difference (dB)",
+        low="Interval from",
+        high="Interval to",
+        tau="Kendall's τ",
+        share="Share",
+        sharpness="Sharpness (clean image: 1)",
+        gradient_energy="Energy of gradients (clean image: 1)",
+        error_energy="Energy of the error's gradients (output: 1)",
+        forward_gflop="Forward (GFLOP)",
+        forward_backward_gflop="Forward and backward (GFLOP)",
+    ),
+    **_columns("result", 3, ssim="SSIM", test_ssim="Test SSIM"),
+    **_columns(
+        "result",
+        0,
+        images="Images of training",
+        parameters="Weights",
+        failed="Failed",
+        runs="Number of runs",
+        seeds="Seeds",
+        pairs="Pairs",
+        cells="Settings",
+        better="Pairs with a gain",
+        gains="Established gains",
+        losses="Established losses",
+        passes="Passes per prediction",
+        dead="Dead output channels",
+        diverged="Diverged",
+        statement="Statement of the report",
+        verdict="Verdict",
+        verdict_report_evaluation="Verdict as the report evaluated",
+        basis="Interval over",
+        rule="Rule",
+        evidence="Evidence",
+        section="Section",
+    ),
+    **_columns("note", 0, run="Run", seconds="Seconds of training"),
+}
+HEADERS = {name: column.header for name, column in COLUMNS.items()}
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` for people, every cell as text: headers and settings in words, with units, numbers rounded."""
+    shown = {HEADERS.get(name, name): [_cell(name, value) for value in frame[name]] for name in frame.columns}
+    return pd.DataFrame(shown, dtype=object)
+
+
+def _cell(column: object, value: object) -> str:
+    if isinstance(value, str):
+        return NAMES.get(column, {}).get(value, value)
+    if pd.isna(value):
+        return "–"
+    if str(value) in ("True", "False"):
+        return "yes" if value else "no"
+    decimals = COLUMNS[column].decimals if column in COLUMNS else 2
+    if decimals is None:
+        return f"{value:g}"
+    return f"{value:,.{0 if isinstance(value, int) else decimals}f}".replace("-", "−")
+
+
+def setting(row: Mapping[str, object] | pd.Series) -> str:
+    """ "TConv, MSE, Adam, sharpened, crops": a setting of Table I in words."""
+    words = [names[row[key]] for key, names in (("arch", ARCH), ("loss", LOSS), ("optimizer", OPTIMIZER))]
+    return ", ".join([*words, *["sharpened"] * bool(row["sharpen"]), *["crops"] * bool(row["crops"])])
+
+
+def candidate_labels(candidates: pd.DataFrame) -> dict[str, str]:
+    """Table II as candidate ("A", "1") -> setting in words."""
+    return {str(row["candidate"]): setting(row) for row in candidates.to_dict("records")}
+
+
+def fine_tuning_setting(row: Mapping[str, float]) -> str:
+    """A setting of Table III in words."""
+    sharpening = f"sharpening factor {row['tau_sharp']:g}" if row["tau_sharp"] else "not sharpened"
+    steps = int(row["annealing_steps"])
+    annealing = f"{steps} annealing step{'s' * (steps > 1)}" if steps else "no annealing"
+    return f"noise {row['sigma_n']:g}, {sharpening}, rate {row['lr0']:g}, {annealing}"
 
 
 def signed(value: float) -> str:
@@ -44,67 +190,193 @@ def signed(value: float) -> str:
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
-def one_sentence(effects: pd.DataFrame) -> str:
-    """What the intervals of some effects (columns what, mean, low, high, pairs) establish, and what not."""
-    if effects.empty:
-        return "Left out at this scale."
-    if (effects["pairs"] == 1).all():
-        return "One seed: no interval, so no verdict."
-    kinds = {
-        "Better": effects[effects["low"] > 0],
-        "Worse": effects[effects["high"] < 0],
-        "No difference established": effects[~((effects["low"] > 0) | (effects["high"] < 0))],
-    }
-    parts = [
-        f"{kind}: " + ", ".join(f"{row.what} ({signed(row.mean)} dB)" for row in rows.itertuples())
-        for kind, rows in kinds.items()
-        if len(rows)
-    ]
-    return "**" + ". ".join(parts) + ".**"
+def interval(row: Mapping[str, float] | pd.Series) -> str:
+    """ "[−0.10, +0.05]": the 95 % interval of an effect."""
+    return "(no interval)" if pd.isna(row["low"]) else f"[{signed(row['low'])}, {signed(row['high'])}]"
 
 
-def sentences(effects: pd.DataFrame) -> list[str]:
-    """A line of Markdown an effect (columns what, source, and those of `Effect`): whether the interval leaves out zero; none for a single pair."""
+def outcome(row: Mapping[str, float] | pd.Series) -> str:
+    """What an interval establishes: "better", "worse", "no difference established" or, without it, "open"."""
+    if pd.isna(row["low"]):
+        return "open"
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "no difference established"
+
+
+def over(row: Mapping[str, object] | pd.Series) -> str:
+    """What an interval rests on: "one seed", "3 seeds"."""
+    return f"{row['seeds']:.0f} seeds" if row["basis"] == "seeds" else str(row["basis"])
+
+
+def effect_sentences(found: pd.DataFrame) -> str:
+    """A Markdown list with an item for each comparison of effects.csv, in it every source."""
     lines = []
-    for what, rows in effects.groupby("what", sort=False):
-        parts = []
-        for row in rows.itertuples():
-            verdict = "better" if row.low > 0 else "worse" if row.high < 0 else "no difference established"
-            interval = f"{PERCENT} [{signed(row.low)}, {signed(row.high)}], {row.same_sign} of {row.pairs} pairs agree"
-            if row.pairs == 1:
-                verdict, interval = "one pair, so no interval", "no verdict"
-            error = f" ± {row.standard_error:.2f}" if row.pairs > 1 else ""
-            parts.append(f"{row.source} {signed(row.mean)}{error} dB, {verdict} ({interval})".strip())
-        lines.append(f"- **{what}**: " + "; ".join(parts) + ".")
-    return lines
-
-
-def selection_sentence(chosen: pd.DataFrame) -> str:
-    """What `selection` found, in a sentence a set of runs."""
-    lines = []
-    for row in chosen.itertuples():
-        costs = [
-            f"{name} {f'chooses another run, {cost:.2f} dB lower' if cost > 0 else 'chooses the same run'}"
-            for name, cost in (("PSNR-HVS-M", row.psnr_hvs_m_costs), ("SSIM", row.ssim_costs))
+    for what, rows in found.groupby("what", sort=False):
+        parts = [
+            f"{row['source']} {signed(row['estimate'])} dB {interval(row)}, {outcome(row)} "
+            f"({over(row)}, {row['better']:.0f} of {row['pairs']:.0f} pairs gain)"
+            for row in rows.to_dict("records")
         ]
-        lines.append(
-            f"- **{row.runs}** ({row.count} runs): {costs[0]}, {costs[1]}; it ranks them with τ = {row.psnr_hvs_m_tau:.2f} "
-            f"[{row.psnr_hvs_m_low:.2f}, {row.psnr_hvs_m_high:.2f}] (PSNR-HVS-M) and {row.ssim_tau:.2f} [{row.ssim_low:.2f}, {row.ssim_high:.2f}] (SSIM)."
-        )
+        lines.append(f"- **{what}**: {'; '.join(parts)}.")
     return "\n".join(lines)
 
 
-def changes(weighed: pd.DataFrame, alive: pd.DataFrame, dead: int) -> str:
-    """Which verdicts of `weighed` are others in `alive`, the same without the `dead` runs of Table I, in a sentence; "" where none died."""
-    if not dead:
-        return ""
-    both = weighed.merge(alive[["claim", "verdict"]], on="claim", suffixes=("", "_alive"))
-    changed = both[both["verdict"] != both["verdict_alive"]]
-    runs = f"Without the {dead} run{'s' if dead > 1 else ''} of Table I whose output died"
-    if changed.empty:
-        return f"{runs} no verdict changes."
-    listed = "; ".join(
-        f"{row.claim.replace('_', ' ')}: {row.verdict_alive} instead of {row.verdict}"
-        for row in changed.itertuples()
+def study_sentence(found: pd.DataFrame) -> str:
+    """What the intervals of studies (what, estimate, low, high) establish, and what they leave open."""
+    if found.empty:
+        return "This scale leaves the study out."
+    if found["low"].isna().all():
+        return "There is one seed, so there is no interval and no verdict."
+    outcomes = found.apply(outcome, axis=1)
+    parts = []
+    for name in sorted(set(outcomes)):
+        listed = [f"{row.what} ({signed(row.estimate)} dB)" for row in found[outcomes == name].itertuples()]
+        parts.append(f"{name.capitalize()}: {', '.join(listed)}.")
+    return f"**{' '.join(parts)}**"
+
+
+def main_finding(found: pd.DataFrame) -> str:
+    """Where the report's +1.18 dB by sharpening comes from, from effects.csv."""
+    rows = found[found["factor"] == "sharpen"].set_index("source")
+    if not {TRAINED, EVALUATED} <= set(rows.index):
+        return "This scale does not compare networks with and without sharpening in both evaluations."
+    trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
+    means = published.table1().groupby("sharpen")["psnr_mean"].mean()
+    report = f"{signed(means[True] - means[False])} dB by sharpening"
+    if trained["high"] < evaluated["low"] and trained["estimate"] < MARGIN <= evaluated["estimate"]:
+        opening = f"The report's main result, {report}, is a matter of how it was measured."
+    else:
+        opening = (
+            f"The report's main result is {report}; our results leave open if the evaluation explains it."
+        )
+    return (
+        f"{opening} Evaluated as trained, sharpening changes the PSNR of our networks by "
+        f"{signed(trained['estimate'])} dB {interval(trained)}. Evaluated as the report did, with sharpening "
+        "switched on even for networks that were trained without it, the change is "
+        f"{signed(evaluated['estimate'])} dB {interval(evaluated)} ({over(evaluated)})."
     )
-    return f"{runs} {len(changed)} verdict{'s change' if len(changed) > 1 else ' changes'}: {listed}."
+
+
+def lasting_finding(found: pd.DataFrame) -> str:
+    """Which directions of the report's other factors of Table I hold as trained, from effects.csv."""
+    rows = found[found["factor"].isin(TABLE1) & (found["factor"] != "sharpen")]
+    report = rows[rows["source"] == REPORT].set_index("factor")["estimate"]
+    ours = rows[rows["source"] == TRAINED].to_dict("records")
+    if not ours:
+        return "This scale compares nothing else of Table I."
+    holds, reverse, unclear = [], [], []
+    for row in ours:
+        theirs = report[row["factor"]]
+        words = f"{row['what']} {signed(row['estimate'])} dB {interval(row)}"
+        clear = outcome(row) in ("better", "worse") and abs(row["estimate"]) >= MARGIN
+        same = (theirs > 0) == (row["estimate"] > 0)
+        (unclear if not clear else holds if same else reverse).append(words)
+    found = (
+        f"these comparisons of the report hold: {'; '.join(holds)}" if holds else "none of them is confirmed"
+    )
+    parts = [f"Evaluated as trained ({over(ours[0])}), {found}."]
+    parts += [f"These come out the other way round: {'; '.join(reverse)}."] * bool(reverse)
+    return " ".join([*parts, *[f"These stay open: {'; '.join(unclear)}."] * bool(unclear)])
+
+
+def length_finding(length: pd.DataFrame) -> str:
+    """Which effects as trained change with the length of training, from training_length.csv."""
+    changed, images = [], sorted(set(length["images"]))
+    for factor, rows in length[length["source"] == TRAINED].groupby("factor", sort=False):
+        first, last = (rows.sort_values("images").iloc[end] for end in (0, -1))
+        if first["high"] < last["low"] or last["high"] < first["low"]:
+            changed.append(
+                f"{TABLE1[factor][0]} goes from {signed(first['estimate'])} dB {interval(first)} after "
+                f"{first['images']:,.0f} images to {signed(last['estimate'])} dB {interval(last)} after "
+                f"{last['images']:,.0f} (scale {last['scale']})"
+            )
+    if changed:
+        return f"Some conclusions depend on the length of training: {'; '.join(changed)}."
+    if len(images) < 2:
+        return "No training of several lengths is available."
+    return (
+        f"Between {images[0]:,} and {images[-1]:,} images of training no effect changes by more than its "
+        "interval."
+    )
+
+
+def agreement_sentence(agreement: pd.DataFrame) -> str:
+    """How far our Table I is from the report's, and from what its authors had measured; "" if unknown."""
+    cells = agreement[agreement["arch"] == "all"].set_index(["reference", "source"])["mean_abs_diff"]
+    table1, before = "the report's Table I", "the authors, 2022-04-27, as trained"
+    far = [cells.get(key) for key in ((table1, EVALUATED), (table1, TRAINED), (before, TRAINED))]
+    if pd.isna(far).any():
+        return ""
+    return (
+        f"Averaged over the settings of Table I, our networks differ from the report's numbers by "
+        f"{far[0]:.2f} dB if evaluated as it did and by {far[1]:.2f} dB as trained. From what its authors "
+        f"had measured as trained three weeks before they differ by {far[2]:.2f} dB."
+    )
+
+
+def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: float) -> str:
+    """Counts of verdicts, what the report's evaluation changes, and what the report's tables do not carry.
+
+    `weighed` is claims.csv, `carried` maps a claim to its verdict on the report's own tables, and `errors` is
+    how many verdicts are wrong by chance.
+    """
+    again = weighed["verdict_report_evaluation"]
+    changed = [
+        f"{_claim(row.claim)} ({row.verdict}, then {row.verdict_report_evaluation})"
+        for row in weighed[again.notna() & (again != weighed["verdict"])].itertuples()
+    ]
+    lost = [_claim(name) for name, verdict in carried.items() if verdict != claims.REPRODUCED]
+    sentences = [
+        f"Of {len(weighed)} claims: {verdict_counts(weighed)}.",
+        f"On average chance makes at most {errors:.1f} of these verdicts wrong.",
+        f"Evaluated as the report did, {len(changed)} verdicts differ: {', '.join(changed)}."
+        if changed
+        else "",
+        f"Under the same rules the report's own tables do not carry {len(lost)} of the {len(carried)} claims "
+        f"that they can tell about{': ' * bool(lost)}{', '.join(lost)}.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _claim(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """What the models reach on the images of references.csv, and their differences with intervals."""
+    split = references["split"].iloc[0]
+    rows = references.set_index("method")["psnr_full"]
+    best = rows.idxmax()
+    listed = [
+        f"{row.what}: {signed(row.estimate)} dB {interval(row._asdict())}" for row in differences.itertuples()
+    ]
+    return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}."
+
+
+def failure_sentence(failures: pd.DataFrame) -> str:
+    """How often each choice of Table I fails (failures.csv), in a sentence for each factor."""
+    if not failures["failed"].any():
+        return "No run fails."
+    sentences = []
+    for _, rows in failures.groupby("factor", sort=False):
+        listed = [
+            f"{row.failed} of {row.runs} runs with {level(row.factor, row.level)} "
+            f"({100 * row.low:.0f} to {100 * row.high:.0f} %)"
+            for row in rows.itertuples()
+        ]
+        sentences.append(f"{' and '.join(listed)} fail.")
+    return " ".join(sentences)
+
+
+def level(factor: str, value: object) -> str:
+    """A choice of a factor in words: "TConv", "sharpening", "no crops"."""
+    if factor in ("sharpen", "crops"):
+        noun = {"sharpen": "sharpening", "crops": "crops"}[factor]
+        return noun if str(value) == "True" else f"no {noun}"
+    return NAMES.get(factor, {}).get(value, f"{factor} {value}")
+
+
+def verdict_counts(claims: pd.DataFrame) -> str:
+    """ "7 reproduced, 5 not reproduced, 3 inconclusive", in the order of `VERDICTS`."""
+    counts = claims["verdict"].value_counts()
+    order = [*(name for name in VERDICTS if name in counts), *(set(counts.index) - set(VERDICTS))]
+    return ", ".join(f"{counts[name]} {name}" for name in order)

@@ -1,6 +1,7 @@
-"""A training step on a GPU: its layers compiled, the whole recorded once as a CUDA graph and replayed, so that the GPU never waits for Python.
+"""A training step on a GPU: compiled layers, recorded once as a CUDA graph and then replayed.
 
-Several runs share a GPU as threads of one process, each on a stream of its own: small kernels of one fill what another leaves idle.
+The GPU then never waits for Python. Several runs share a GPU as threads of one process, each on a stream of
+its own, so that the small kernels of one run fill what another leaves idle.
 """
 
 from __future__ import annotations
@@ -12,22 +13,19 @@ import torch
 from torch import Tensor
 
 torch.backends.cudnn.deterministic = True  # costs nothing measurable here; without effect on the CPU
-
-
 torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 
-
-WARM_UP = 3  # calls before the recording: libraries choose their kernels, the optimiser makes its state
-
-
+WARM_UP = 3  # calls before the recording: libraries choose kernels, the optimiser creates its state
 VARIANTS = 64  # networks and batch shapes that one process may compile for
-
-
-ALONE = threading.Lock()  # while a run compiles or records, no other may: either waits for the whole GPU, which no recording survives
+# Compiling and recording wait for the whole GPU, which no other recording survives: one run at a time.
+ALONE = threading.Lock()
 
 
 def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`function`, compiled at its first call for the shape that it is given; by rule, not by timing, so that the same kernels come out every time."""
+    """`function`, compiled at its first call for the shape it is given.
+
+    Kernels are chosen by rule, not by timing, so that every process gets the same ones.
+    """
     import torch._inductor.config
 
     torch._dynamo.config.recompile_limit = VARIANTS
@@ -36,42 +34,41 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 
 
 class Replayed:
-    """`step(indices)`, replayed from a CUDA graph from its fourth call on.
+    """`step(items)`, replayed from a CUDA graph from its fourth call on.
 
-    `step` takes an int64 tensor of one length, returns nothing and does the same GPU work at every call, whatever the indices' values: it reads
-    tensors that stay where they are and writes to such. Random numbers are drawn from `generator` alone. Indices of another length (the last,
-    smaller batch of an epoch) are passed to `step` itself.
+    `step` takes an int64 tensor of fixed length, returns nothing and does the same GPU work at every call,
+    whatever the values: it reads and writes tensors that stay where they are. Random numbers come from
+    `generator` alone. Items of another length (the last, smaller batch of an epoch) go to `step` itself.
     """
 
     def __init__(self, step: Callable[[Tensor], None], generator: torch.Generator) -> None:
         self.step, self.generator = step, generator
         self.calls = 0
-        self.indices: Tensor | None = None
+        self.items: Tensor | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, indices: Tensor) -> None:
-        if self.indices is None:
-            self.indices = indices.clone()
-        if len(indices) != len(self.indices):
+    def __call__(self, items: Tensor) -> None:
+        if self.items is None:
+            self.items = items.clone()
+        if len(items) != len(self.items):
             with ALONE:
-                self.step(indices)
+                self.step(items)
             return
-        self.indices.copy_(indices)
+        self.items.copy_(items)
         if self.graph is None:
             with ALONE:
-                self._first()
+                self._record()
         else:
             self.graph.replay()
 
-    def _first(self) -> None:
-        """One of the first steps, taken as it is; after the last of them one is recorded, which computes nothing."""
-        self.step(self.indices)
+    def _record(self) -> None:
+        """Take one of the first steps as it is; after the last of them record a step without computing it."""
+        self.step(self.items)
         self.calls += 1
         if self.calls == WARM_UP:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
-            with torch.cuda.graph(
-                graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-            ):
-                self.step(self.indices)
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.step(self.items)
             self.graph = graph

@@ -1,0 +1,71 @@
+"""What notebook 06 gathers before it weighs the claims: our results, the search for rates, other scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from n2nlib.experiments import effects
+from n2nlib.experiments.claims import Results
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, SOURCES
+from n2nlib.experiments.pipeline import Chain
+from n2nlib.files import ROOT
+from n2nlib.train.network import Network, load_network
+
+SCALES = ("laptop", "workstation", "paper")  # whose trainings are compared by length
+PROGRESS = {AS_TRAINED: "psnr_full", AS_REPORT: "report_full"}  # the columns of progress.csv
+
+
+def our_results(chain: Chain) -> Results:
+    """What the claims are measured on, with the error of each image for comparisons of single settings."""
+    trained = [*chain.ablation.finished, *chain.curves.finished, *chain.fine_tuning.finished]
+    return Results(
+        table1=chain.ablation.table,
+        table3=chain.fine_tuning.table,
+        curves=chain.curves.table,
+        rate_search=rate_search(chain.params.scale),
+        noisy_db=chain.pairs.card["noisy_psnr_db"]["validation"]["global"],
+        final_psnr=float(chain.final.table["psnr_full"].iloc[0]),
+        errors={result.name: result.errors for result in trained},
+        curve_errors={
+            (one.row["candidate"], one.row["seed"]): result.curve
+            for one, result in zip(chain.curves.planned, chain.curves.finished, strict=True)
+        },
+    )
+
+
+def plain_network(chain: Chain) -> Network:
+    """The best network of Table I that was trained without sharpening, first seed; any if there is none."""
+    table = chain.ablation.table
+    rows = table[~table["sharpen"] & (table["seed"] == table["seed"].min())]
+    best = (rows if len(rows) else table)["psnr_full"].idxmax()
+    return load_network(chain.ablation.finished[best].model)[0]
+
+
+def rate_search(scale: str) -> pd.DataFrame | None:
+    """The record of `benchmarks.rates`: optimizer, learning_rate, psnr_full (dB), ...; None without one."""
+    path = ROOT / "benchmarks" / "records" / f"rates_{scale}.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """training_length.csv: effects against images seen, at this and the committed scales.
+
+    `progress` is that of this scale. Columns: source and those of `effects.by_length`.
+    """
+    frames = [_by_length(progress, scale)]
+    for other in (name for name in SCALES if name != scale):
+        path = ROOT / "reports" / other / "03_ablation" / "progress.csv"
+        if path.is_file():
+            frames.append(_by_length(pd.read_csv(path), other))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _by_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:
+    frames: Iterable[pd.DataFrame] = (
+        effects.by_length(progress, scale, PROGRESS[value]).assign(source=source)
+        for source, value in SOURCES.items()
+        if progress[PROGRESS[value]].notna().all()
+    )
+    return pd.concat(frames, ignore_index=True)

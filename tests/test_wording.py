@@ -1,0 +1,192 @@
+"""Words that turn with the numbers, rendered tables, provenance, and README's results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from n2nlib.experiments import effects, published
+from n2nlib.files import ROOT, UserError
+from n2nlib.params import Params
+from n2nlib.report import readme, tables, wording
+from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
+
+SETTING = {"loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False, "arch": "tconv"}
+BASELINES = pd.DataFrame({"method": ["noisy input", "median (radius 1)"], "psnr_full": [20.0, 22.5]})
+
+
+def _effect(source: str, factor: str, estimate: float, reach: float) -> dict[str, object]:
+    limits = {"estimate": estimate, "low": estimate - reach, "high": estimate + reach}
+    what = effects.TABLE1[factor][0]
+    return {"source": source, "factor": factor, "what": what, "seeds": 3, "basis": "seeds"} | limits
+
+
+def _sharpening(trained: float, evaluated: float) -> pd.DataFrame:
+    pairs = ((TRAINED, trained), (EVALUATED, evaluated))
+    return pd.DataFrame([_effect(source, "sharpen", value, 0.1) for source, value in pairs])
+
+
+def test_the_main_finding_turns_with_its_evidence() -> None:
+    found = wording.main_finding(_sharpening(-0.02, 1.2))
+    assert "+1.18 dB by sharpening, is a matter of how it was measured" in found
+    assert "−0.02 dB [−0.12, +0.08]" in found
+    assert "+1.20 dB [+1.10, +1.30] (3 seeds)" in found
+    for trained, evaluated in ((1.0, 1.3), (-0.02, 0.05), (0.05, 0.1)):  # a real gain; none; too near
+        assert "leave open" in wording.main_finding(_sharpening(trained, evaluated))
+    assert "does not compare" in wording.main_finding(_sharpening(0, 1).head(1))
+
+
+def test_what_holds_needs_an_interval_and_the_sign_of_the_report() -> None:
+    rows = [_effect(REPORT, factor, 0.5, 0.1) for factor in ("loss", "optimizer", "crops", "arch")]
+    ours = {"loss": (0.3, 0.1), "optimizer": (-0.3, 0.1), "crops": (0.3, 0.4), "arch": (0.05, 0.01)}
+    rows += [_effect(TRAINED, factor, *value) for factor, value in ours.items()]
+    holds, reverse, unclear = wording.lasting_finding(pd.DataFrame(rows)).split(". ")
+    assert "MSE − L1" in holds
+    assert "Adam − SGD" in reverse
+    assert "crops" in unclear
+    assert "TConv" in unclear  # smaller than the margin
+
+
+def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
+    rows = [
+        _effect(TRAINED, "arch", value, 0.1) | {"images": n, "scale": "s"}
+        for n, value in ((10, 2), (5000, 0.1))
+    ]
+    text = wording.length_finding(pd.DataFrame(rows))
+    assert "+2.00 dB [+1.90, +2.10] after 10 images to +0.10 dB [0.00, +0.20] after 5,000" in text
+    rows[0] |= {"low": 0.0}
+    assert "no effect changes" in wording.length_finding(pd.DataFrame(rows))
+
+
+def test_verdicts_are_counted_in_one_order() -> None:
+    table = pd.DataFrame({"verdict": ["inconclusive", "reproduced", "not tested", "reproduced"]})
+    assert wording.verdict_counts(table) == "2 reproduced, 1 inconclusive, 1 not tested"
+
+
+def test_an_interval_that_is_missing_is_no_verdict() -> None:
+    row = _effect(TRAINED, "loss", 0.3, float("nan"))
+    assert wording.outcome(row) == "open"
+    assert wording.interval(row) == "(no interval)"
+
+
+@given(st.floats(-100, 100))
+def test_signed_numbers_read_back(value: float) -> None:
+    text = wording.signed(value)
+    assert float(text.replace("−", "-")) == pytest.approx(value, abs=0.0051)
+    assert text[0] in "+−" or text == "0.00"
+
+
+def test_headers_are_distinct_and_cells_are_words() -> None:
+    assert len(set(wording.HEADERS.values())) == len(wording.HEADERS)
+    row = SETTING | {"lr0": 0.0005, "psnr_full": -1.234, "ssim": 0.81234, "images": 9600, "low": float("nan")}
+    shown = wording.readable(pd.DataFrame([row])).iloc[0].tolist()
+    assert shown == ["MSE", "Adam", "yes", "no", "TConv", "0.0005", "−1.23", "0.812", "9,600", "–"]
+    assert wording.setting(SETTING) == "TConv, MSE, Adam, sharpened"
+
+
+def _table1() -> pd.DataFrame:
+    runs = [(0, 23.0, 23.0), (1, 23.5, 23.5), (2, 5.0, 5.0)]
+    rows = [SETTING | {"seed": seed, "psnr_mean": mean, "psnr_full": full} for seed, mean, full in runs]
+    rows += [
+        SETTING | {"arch": "upsample", "seed": seed, "psnr_mean": 9.0, "psnr_full": 9.0} for seed in range(3)
+    ]
+    return pd.DataFrame(rows).assign(
+        psnr_std=0.1, report_mean=22.0, report_std=0.2, psnr_per_image=24.0, run="r"
+    )
+
+
+def test_failed_runs_are_marked_and_not_averaged() -> None:
+    row = tables.render_table1(_table1(), BASELINES).iloc[0]
+    assert row["TConv", f"{TRAINED} (dB)"] == "23.25 ± 0.10 (1 of 3 failed)"
+    assert row["TConv", f"{EVALUATED} (dB)"] == "22.00 ± 0.20 (1 of 3 failed)"
+    assert row["Upsample", f"{TRAINED} (dB)"] == "failed"
+    printed = published.table1().merge(pd.DataFrame([SETTING]))["psnr_mean"].item()
+    assert row["TConv", f"{REPORT} (dB)"].startswith(f"{printed:.2f} ± ")
+
+
+def test_our_candidates_and_the_reports_are_told_apart() -> None:
+    rendered = tables.render_table2(pd.DataFrame([SETTING | {"candidate": name} for name in ("A", "1")]))
+    assert rendered["Whose"].tolist() == ["ours", "the report"]
+
+
+@pytest.fixture
+def elsewhere(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Scale smoke with the results in a temporary folder and photographs of a person."""
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.setattr("n2nlib.params.ROOT", tmp_path)
+    pairs = params.pairs.model_copy(update={"source": "folder", "path": "/home/somebody/Pictures"})
+    return params.model_copy(update={"pairs": pairs})
+
+
+def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Params, runs_folder: Path) -> None:
+    for name, machine in (("r", "a GPU"), ("s", "a processor")):
+        folder = runs_folder / "ablation" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"machine": machine}))
+    table = _table1().assign(psnr_mean=23.123456, extra=1)
+    path = tables.save(table, "03_ablation/table1_ablation", elsewhere, ["r", "r"])
+    assert path.read_text().splitlines()[0] == ",".join(tables.FIXED["table1_ablation"])
+    assert tables.load("03_ablation/table1_ablation", elsewhere)["psnr_mean"].eq(23.1235).all()
+    tables.save(pd.DataFrame({"tau_sharp": [0.123456]}), "03_ablation/exact", elsewhere, ["s"])
+    assert tables.load("03_ablation/exact", elsewhere)["tau_sharp"].item() == 0.123456
+    text = (path.parent / "provenance.json").read_text()
+    about = json.loads(text)
+    assert about["files"] == {"exact.csv": ["s"], "table1_ablation.csv": ["r"]}
+    assert about["machines"] == ["a GPU", "a processor"]
+    assert "beyond" not in about["parameters"]  # notebook 03 does not use it
+    assert about["parameters"]["pairs"]["path"] == "Pictures"
+    assert "/home" not in text
+    tables.record(path, elsewhere, ["r"])
+    assert (path.parent / "provenance.json").read_text() == text
+    tables.record(
+        path, elsewhere.model_copy(update={"seed": 5}), ["r"]
+    )  # the other file is an earlier rebuild's
+    assert list(json.loads((path.parent / "provenance.json").read_text())["files"]) == ["table1_ablation.csv"]
+
+
+def test_a_missing_table_names_its_notebook(elsewhere: Params) -> None:
+    with pytest.raises(UserError, match="missing; run notebook 05_fine_tuning first"):
+        tables.load("05_fine_tuning/table3_fine_tuning", elsewhere)
+
+
+def _references() -> pd.DataFrame:
+    rows = [("noisy input", 20.0), ("median (radius 1)", 22.5), ("linear filter (5 x 5)", 23.9)]
+    rows += [("final model", 24.1), ("final model, trained on clean targets", 24.2), ("best model", 24.7)]
+    frame = pd.DataFrame(rows, columns=["method", "psnr_full"])
+    return frame.assign(split="test", psnr_per_image=frame["psnr_full"] + 0.9)
+
+
+def test_readme_takes_its_results_from_files(elsewhere: Params, tmp_path: Path) -> None:
+    laptop = elsewhere.model_copy(update={"scale": "laptop"})
+    (tmp_path / "README.md").write_text(f"Title\n{readme.BEGIN}\n{readme.END}\nEnd\n")
+    with pytest.raises(UserError, match="no scale has it"):
+        readme.write_readme(check=False, root=tmp_path)
+    readme.write_results(laptop)  # without any result
+    readme.write_readme(check=False, root=tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "effects.csv: missing; run notebook 06_discussion" in text
+    assert "result table is not available" in text
+    folder = laptop.reports / "06_discussion"
+    _sharpening(-0.02, 1.2).to_csv(folder / "effects.csv", index=False)
+    columns = ["reference", "source", "arch", "mean_abs_diff"]
+    pd.DataFrame(columns=columns).to_csv(folder / "agreement.csv", index=False)
+    pd.DataFrame({"verdict": ["reproduced"]}).to_csv(folder / "claims.csv", index=False)
+    (laptop.reports / "07_beyond").mkdir()
+    _references().to_csv(laptop.reports / "07_beyond" / "references.csv", index=False)
+    readme.write_results(laptop)
+    with pytest.raises(UserError, match="are not those in reports/"):
+        readme.write_readme(check=True, root=tmp_path)
+    readme.write_readme(check=False, root=tmp_path)
+    readme.write_readme(check=True, root=tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("Title\n")
+    assert text.endswith("\nEnd\n")
+    assert "is a matter of how it was measured" in text
+    assert "| linear filter (5 x 5) | 23.90 | 24.80 |" in text
+    assert "| best model | 24.70 | 25.60 |" in text
+    assert "median" not in text  # only the best classical method
