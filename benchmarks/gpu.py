@@ -29,7 +29,8 @@ from n2nlib.params import load_params
 from n2nlib.report.diagrams import cost
 from n2nlib.train import loop, sweep
 from n2nlib.train.cuda_graph import compiled
-from n2nlib.train.runs import RunParams, machine
+from n2nlib.train.identity import RunParams
+from n2nlib.train.runs import machine
 
 STEPS = 40  # per epoch
 

@@ -27,8 +27,9 @@ from n2nlib.files import ROOT
 from n2nlib.params import Params, load_params
 from n2nlib.report.diagrams import cost
 from n2nlib.train import loop, sweep
+from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network
-from n2nlib.train.runs import RunParams, machine
+from n2nlib.train.runs import machine
 
 
 def default_run(params: Params, **changes: object) -> RunParams:

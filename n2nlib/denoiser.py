@@ -114,7 +114,8 @@ def default_model() -> Path:
     def quality(path: Path) -> tuple[bool, float]:
         about = found[path]
         few = about["scale"] in ("smoke", "laptop")
-        return not few, about["metrics"].get("test_full") or about["metrics"]["psnr_full"]
+        test = about["metrics"].get("test_full")
+        return not few, about["metrics"]["psnr_full"] if test is None or math.isnan(test) else test
 
     return max(found, key=quality)
 
@@ -146,14 +147,16 @@ def denoise_files(
     sources = list(sources)
     files = [file for source in sources for file in _images(source)]
     many = len(files) > 1 or any(source.is_dir() for source in sources)
-    if not many:
+    if many:
+        _check_folder(files, output)
+    else:
         _check_target(files[0], output)
     path = default_model() if model is None else model
     denoiser = Denoiser.load(path)
     print(f"Using {describe(path)}.")
     failed: dict[Path, str] = {}
     for file in tqdm(files, unit="image", disable=not many):
-        target = output / file.with_suffix(".png").name if many else output
+        target = _target(file, output) if many else output
         try:
             line = _denoise_file(denoiser, file, target, pixelate)
         except UserError as error:
@@ -181,6 +184,24 @@ def _check_target(source: Path, target: Path) -> None:
         raise UserError(f"-o {target}: is a folder; allowed: a file")
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"-o {target}: is the image itself; allowed: another file")
+
+
+def _target(file: Path, folder: Path) -> Path:
+    return folder / file.with_suffix(".png").name
+
+
+def _check_folder(files: list[Path], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder}: is a file; allowed: a folder for several images")
+    sources = {file.resolve() for file in files}
+    taken: dict[Path, Path] = {}
+    for file in files:
+        target = _target(file, folder)
+        if target.resolve() in sources:
+            raise UserError(f"-o {folder}: holds {target.name} itself; allowed: another folder")
+        if target in taken:
+            raise UserError(f"{taken[target]} and {file}: both would become {target}; allowed: other names")
+        taken[target] = file
 
 
 def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool) -> str:

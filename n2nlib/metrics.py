@@ -63,7 +63,7 @@ def psnr_full(mse: np.ndarray) -> float:
 
 def psnr_per_image(mse: np.ndarray) -> float:
     """Mean of the PSNRs of the images (dB), over the images that have an error; infinite if none has one."""
-    values = psnr(np.asarray(mse)[np.asarray(mse) > 0])
+    values = psnr(np.asarray(mse)[np.asarray(mse) != 0])
     return float(values.mean()) if len(values) else float("inf")
 
 

@@ -397,7 +397,8 @@ def notebook_params(namespace: dict[str, Any]) -> Params:
     `namespace` is the notebook's `globals()`. Names that the injected cell assigns and that are no parameter
     are misspelt keys and refused; names that a reader defines are left alone. Raises `UserError`.
     """
-    given = {key: namespace[key] for key in Params.model_fields if namespace.get(key) is not None}
+    plain = bool | int | float | str | list | tuple | dict  # what YAML and papermill can give
+    given = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key), plain)}
     cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
     for name in (name for cell in cells for name in _assigned(cell)):
         if name in namespace and name not in Params.model_fields:

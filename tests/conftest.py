@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from n2nlib.files import ROOT
@@ -188,10 +189,13 @@ class Project:
     def reports(self, scale: str = "smoke") -> Path:
         return self.folder / "reports" / scale
 
-    def tables(self, scale: str = "smoke") -> dict[str, bytes]:
-        """The bytes of every result table, by "<notebook>/<table>.csv"."""
-        found = sorted(self.reports(scale).glob("*/*.csv"))
-        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+    def tables(self, scale: str = "smoke") -> dict[str, str]:
+        """The text of every result table without training times, by "<notebook>/<table>.csv"."""
+        found = {path: pd.read_csv(path, dtype=str) for path in sorted(self.reports(scale).glob("*/*.csv"))}
+        return {
+            f"{path.parent.name}/{path.name}": table.drop(columns="seconds", errors="ignore").to_csv()
+            for path, table in found.items()
+        }
 
     def stored_runs(self) -> dict[str, int]:
         """run.json of every finished run, by "<stage>/<run>", with the time it was written."""

@@ -21,13 +21,15 @@ from n2nlib import metrics
 from n2nlib.files import file_digest, read_json, write_json
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
+from n2nlib.train import identity as identities
 from n2nlib.train import runs
-from n2nlib.train.runs import RunParams, code_identity, find, identity, meaning, run_name
+from n2nlib.train.identity import RunParams, code_identity, identity, meaning, run_name
+from n2nlib.train.runs import find
 from n2nlib.train.sweep import train_and_store
 
 CPU = torch.device("cpu")
 TRAIN = Path(runs.__file__).parent
-MODULES = {**runs.TRAINING, **runs.GATED}
+MODULES = {**identities.TRAINING, **identities.GATED}
 SOURCES = {file: (TRAIN / file).read_text() for file in MODULES.values()}
 FULL = a_run(arch="gated", tau_sharp=0.0)  # uses every module that trains
 
@@ -42,13 +44,13 @@ def _edited(monkeypatch: pytest.MonkeyPatch, folder: Path, file: str, edit: Call
     folder.mkdir(parents=True, exist_ok=True)
     for group in ("TRAINING", "GATED", "MEASURING"):
         copies = {}
-        for name, source in getattr(runs, group).items():
+        for name, source in getattr(identities, group).items():
             copies[name] = str(folder / f"{name}_moved.py")
             text = (TRAIN / source).read_text()
             changed = edit(text) if source == file else text
             assert (changed != text) == (source == file)
             Path(copies[name]).write_text(changed)
-        monkeypatch.setattr(runs, group, copies)
+        monkeypatch.setattr(identities, group, copies)
 
 
 def _replace(old: str, new: str) -> Callable[[str], str]:
@@ -111,26 +113,26 @@ def test_what_computes_changes_the_name_of_every_run_that_uses_it(
     assert changed == (["gated"] if file == "gated.py" else ["upsample", "tconv", "gated"])
 
 
-@pytest.mark.parametrize("file", runs.MEASURING.values())
+@pytest.mark.parametrize("file", identities.MEASURING.values())
 def test_measuring_is_no_part_of_a_runs_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
 ) -> None:
-    before, measured_by = run_name(FULL, "pairs"), runs._measuring()
+    before, measured_by = run_name(FULL, "pairs"), identities.measuring_code()
     _edited(monkeypatch, tmp_path, file, lambda text: text + "\nMORE = 1\n")
     assert run_name(FULL, "pairs") == before
-    assert runs._measuring() != measured_by
+    assert identities.measuring_code() != measured_by
 
 
 def test_the_code_behind_a_run_is_what_trains_and_nothing_that_draws() -> None:
-    assert set(runs.TRAINING.values()) == {"augment.py", "cuda_graph.py", "loop.py", "network.py"}
-    assert set(runs.GATED.values()) == {"gated.py"}
-    assert set(runs.MEASURING.values()) == {"evaluate.py", "../metrics.py"}
+    assert set(identities.TRAINING.values()) == {"augment.py", "cuda_graph.py", "loop.py", "network.py"}
+    assert set(identities.GATED.values()) == {"gated.py"}
+    assert set(identities.MEASURING.values()) == {"evaluate.py", "../metrics.py"}
 
 
 def test_code_is_compared_under_logical_names(tmp_path: Path) -> None:
-    original = code_identity(tuple(runs.TRAINING.items()))
+    original = code_identity(tuple(identities.TRAINING.items()))
     moved = {}
-    for name, file in runs.TRAINING.items():
+    for name, file in identities.TRAINING.items():
         moved[name] = f"rooms/of/{name}s.py"
         target = tmp_path / moved[name]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -276,14 +278,14 @@ def _computing(node: ast.AST) -> Iterator[ast.AST]:
             yield from _computing(child)
 
 
-OTHER = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Lt: ast.GtE}
+OTHER = {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.Lt: ast.GtE}
 
 
 def _mutate(node: ast.AST) -> bool:
     """Change what `node` computes; False if it is of a kind that this does not know."""
     if isinstance(node, ast.Constant):
-        kinds = {bool: lambda x: not x, str: lambda x: x + "x", type(None): lambda x: 0}
-        node.value = kinds.get(type(node.value), lambda x: x + 1)(node.value)
+        kinds = {bool: lambda x: not x, int: lambda x: x + 1, float: lambda x: 2 * x + 1}
+        node.value = kinds.get(type(node.value), lambda x: f"not {x}")(node.value)
     elif isinstance(node, ast.BinOp | ast.AugAssign):
         node.op = OTHER.get(type(node.op), ast.Mod)()
     elif isinstance(node, ast.Compare):
@@ -362,7 +364,7 @@ def _refuse(state: object) -> None:
     raise AssertionError("this run is on disk and must not be trained")
 
 
-@pytest.mark.parametrize("file", runs.MEASURING.values())
+@pytest.mark.parametrize("file", identities.MEASURING.values())
 def test_another_metric_measures_again_and_trains_nothing(
     pair_set: PairSet,
     params: Params,

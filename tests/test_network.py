@@ -178,18 +178,18 @@ def test_the_gated_network_has_the_parameters_of_its_blocks(width: int) -> None:
 
 def test_gated_blocks_start_as_the_identity() -> None:
     network, images = _initialized(8, "gated"), _images(2, 3, 64, 64)
-    last = network.unet.last.weight
-    assert last.std().item() == pytest.approx(0.1 * (2 / last[0].numel()) ** 0.5, rel=0.15)
     with torch.no_grad():
         for block in _layers(network, GatedBlock):
             x = torch.randn(1, block.mix.in_channels, 8, 8, generator=torch.Generator().manual_seed(1))
             assert torch.equal(block(x), x)
-        last.zero_()  # the layers predict what to add to the input
-        assert torch.equal(network(images), images)
+        assert torch.equal(network(images), images)  # the layers predict what to add to it: nothing yet
 
 
-def test_gated_blocks_learn_from_the_first_step() -> None:
+def test_gated_blocks_learn_from_the_second_step() -> None:
     network, images = _initialized(4, "gated"), _images(2, 3, 32, 32)
+    network(images).square().mean().backward()
+    with torch.no_grad():
+        network.unet.last.weight -= 1e-6 * network.unet.last.weight.grad  # all else has no gradient yet
     network(images).square().mean().backward()
     for block in _layers(network, GatedBlock):
         assert block.mix.weight.grad.abs().max() > 0

@@ -78,7 +78,7 @@ def test_citation_file() -> None:
 def test_numbers_are_written_for_print() -> None:
     assert typeset.number(-1234.567) == "−1,234.57"
     assert typeset.number(float("nan")) == "–"
-    assert typeset.change(0.314, -0.001, 0.5) == "+0.31\xa0dB [0.00, +0.50]"
+    assert typeset.change(0.314, -0.001, 0.5) == "+0.31\xa0dB [0.00,\xa0+0.50]"
     assert typeset.change(float("nan")) == "not measured"
     assert [typeset.scientific(rate) for rate in (1e-4, 5e-6, 2.5e-4)] == [
         "10⁻⁴",
@@ -214,7 +214,8 @@ def test_the_tables_are_those_of_the_results(project: Project) -> None:
     claims, references = _table(project, "06_discussion/claims"), _table(project, "07_beyond/references")
     verdicts = found["verdicts"]
     assert [row[4] for row in verdicts["rows"]] == claims["verdict"].tolist()
-    assert [f"{row[0]}: {row[1]}" for row in verdicts["rows"]] == claims["statement"].tolist()
+    statements = [f"{row[0]}: {row[1]}".replace("’", "'") for row in verdicts["rows"]]
+    assert statements == claims["statement"].tolist()
     assert [row[:2] for row in found["models"]["rows"]] == [
         [row.method, f"{row.psnr_full:.2f}".replace("-", "−")] for row in references.itertuples()
     ]

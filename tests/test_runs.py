@@ -20,9 +20,10 @@ from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train import evaluate, loop, runs
+from n2nlib.train.identity import RunParams, images_of, run_name
 from n2nlib.train.loop import LOSSES, Step, TrainingState, begin, learning_rate, train_epoch
 from n2nlib.train.network import load_network
-from n2nlib.train.runs import RunParams, find, images_of, run_name
+from n2nlib.train.runs import find
 from n2nlib.train.sweep import stream, train_and_store
 
 CPU = torch.device("cpu")

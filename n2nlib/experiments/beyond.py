@@ -20,7 +20,8 @@ from n2nlib.metrics import gradient_energy, mse_per_image, psnr_full
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params
-from n2nlib.train.runs import Planned, Result, RunParams
+from n2nlib.train.identity import RunParams
+from n2nlib.train.runs import Planned, Result
 
 SETTING = {"arch": "tconv", "loss": "mse", "optimizer": "adam", "sharpen": False, "crops": False}
 AS_PUBLISHED = {"residual": False, "normalized": False}

@@ -11,8 +11,9 @@ import pandas as pd
 from n2nlib.experiments import published
 from n2nlib.files import write_json
 from n2nlib.params import Params
+from n2nlib.train.identity import RunParams
 from n2nlib.train.network import load_network, save_network
-from n2nlib.train.runs import Planned, Result, RunParams
+from n2nlib.train.runs import Planned, Result
 
 ABLATION = ["loss", "optimizer", "sharpen", "crops", "arch"]
 FINE_TUNING = ["sigma_n", "tau_sharp", "lr0", "annealing_steps"]

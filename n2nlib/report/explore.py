@@ -6,16 +6,18 @@ reader's own. Images are 3 x S x S in [0, 255], as everywhere.
 
 from __future__ import annotations
 
+import base64
 import copy
+import html
 import io
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +27,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from pydantic import ValidationError
 from torch import nn
 
@@ -41,12 +44,10 @@ from n2nlib.report import figures, tables, training_plots, wording
 from n2nlib.train import augment, loop, runs
 from n2nlib.train.evaluate import errors
 
-if TYPE_CHECKING:
-    from IPython.display import Image
-
 SIZE, BLOCK, SMALLEST = 32, 7, 0.6  # of the images that the networks are trained on, see params.yaml
 SQUARES = 20  # of each photograph, for the network that is trained live
 SHOWN = 12  # pictures in a row
+AS_TRAINED = "as trained"
 COMMITTED = {"final": "05_fine_tuning/final", "best": "07_beyond/best"}  # models in reports/<scale>
 START = runs.RunParams(
     arch="upsample",
@@ -121,14 +122,49 @@ class Comparison:
     models: dict[str, Denoiser]  # of those runs whose network is on disk
 
 
-def picture(figure: Figure) -> Image:
-    """`figure` as a PNG to display at its printed size, with its description; closes the figure."""
-    from IPython.display import Image
+def live(function: Callable[..., object], button: str = "", **controls: Any) -> Any:
+    """Widgets, and below them what `function` makes of their values: once now and after every change.
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return Image(buffer.getvalue(), width=round(96 * figure.get_figwidth()), alt=figure.get_label())
+    `controls` are the widgets by parameter of `function`, which returns what `rendered` takes, or yields it
+    step by step. With the words of a `button`, changes wait until it is pressed. A `UserError` is shown.
+    """
+    import ipywidgets as widgets
+
+    view, press = widgets.HTML(), widgets.Button(description=button)
+
+    def update(_: object = None) -> None:
+        try:
+            made = function(**{name: control.value for name, control in controls.items()})
+            for step in made if isinstance(made, Iterator) else [made]:
+                view.value = rendered(step)
+        except UserError as error:
+            view.value = rendered(str(error))
+
+    for name, control in controls.items():
+        control.description = control.description or name
+        if not button:
+            control.observe(update, "value")
+    press.on_click(update)
+    update()
+    columns = widgets.Layout(grid_template_columns="repeat(auto-fill, 310px)")
+    shown = widgets.GridBox([*controls.values(), *[press] * bool(button)], layout=columns)
+    return widgets.VBox([shown, view])
+
+
+def rendered(shown: object) -> str:
+    """HTML of a figure (which is closed), a table, plain text, or a list of them."""
+    if isinstance(shown, Figure):
+        buffer = io.BytesIO()
+        shown.savefig(buffer, format="png")
+        plt.close(shown)
+        png, alt = base64.b64encode(buffer.getvalue()).decode(), html.escape(shown.get_label())
+        width = round(96 * shown.get_figwidth())  # CSS has 96 pixels in an inch
+        return f'<img src="data:image/png;base64,{png}" width="{width}" alt="{alt}">'
+    if shown is None:
+        return ""
+    if isinstance(shown, list):
+        return "".join(map(rendered, shown))
+    return shown.to_html() if isinstance(shown, Styler) else f"<p>{html.escape(str(shown))}</p>"
 
 
 def _bundled() -> Photos:
@@ -191,10 +227,10 @@ def models(params: Params) -> dict[str, Denoiser]:
     return {name: Denoiser.load(path) for name, path in paths.items() if path.is_file()}
 
 
-def sharpened(denoiser: Denoiser, tau: float | None) -> Denoiser:
-    """`denoiser` with another sharpening factor at prediction; None: as it was trained."""
+def sharpened(denoiser: Denoiser, tau: float | str) -> Denoiser:
+    """`denoiser` with another sharpening factor at prediction, or `AS_TRAINED`."""
     network = copy.copy(denoiser.network)
-    if tau is not None:
+    if tau != AS_TRAINED:
         network.tau_sharp = tau
     return Denoiser(network, denoiser.flips)
 
@@ -203,7 +239,7 @@ def compare_models(
     models: Mapping[str, Denoiser],
     pair: Pair,
     sigma_n: float = 0.0,
-    tau: float | None = None,
+    tau: float | str = AS_TRAINED,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """What a blur and each model make of the first noisy image: title -> 1 x 3 x S x S.
@@ -336,14 +372,10 @@ def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[Progress]:
         state.history.append({"train_loss": loss})
 
 
-def watch(training: Iterable[Progress], earlier: dict[str, pd.DataFrame]) -> None:
-    """Draw a live training as it goes on, over the curves of `earlier` ones, which it joins at its end."""
-    from IPython.display import clear_output, display
-
+def training_figures(training: Iterable[Progress], earlier: dict[str, pd.DataFrame]) -> Iterator[Figure]:
+    """A figure for each step of a training, over the curves of `earlier` ones, which it joins at its end."""
     for progress in training:
-        shown = picture(training_figure(progress, earlier))
-        clear_output(wait=True)
-        display(shown)
+        yield training_figure(progress, earlier)
     earlier[progress.label] = progress.history
 
 
@@ -411,11 +443,9 @@ def compare_runs(first: Record, second: Record) -> Comparison:
 
 
 def views(comparison: Comparison, pair: Pair) -> list[object]:
-    """A comparison to display: what differs, the curves, and what the two networks make of a noisy image."""
-    shown: list[object] = [tables.show(comparison.differences), picture(curves(comparison.curves))]
-    if comparison.models:
-        shown.append(picture(models_figure(comparison.models, pair)))
-    return shown
+    """A comparison to look at: what differs, the curves, and what the two networks make of a noisy image."""
+    pictures = [models_figure(comparison.models, pair)] if comparison.models else []
+    return [tables.show(comparison.differences), curves(comparison.curves), *pictures]
 
 
 def models_figure(models: Mapping[str, Denoiser], pair: Pair, **options: Any) -> Figure:

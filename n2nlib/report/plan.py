@@ -18,7 +18,8 @@ from n2nlib.files import ROOT, UserError
 from n2nlib.pairs.pair_set import read_card
 from n2nlib.params import Params, load_params
 from n2nlib.train import loop, runs, sweep
-from n2nlib.train.runs import Planned, Result, RunParams
+from n2nlib.train.identity import RunParams
+from n2nlib.train.runs import Planned, Result
 
 # The experiments of `Chain` in order, and the notebook that trains each.
 TRAINED_BY = {

@@ -152,7 +152,7 @@ def change(estimate: float, low: float = np.nan, high: float = np.nan) -> str:
     if pd.isna(estimate):
         return "not measured"
     text = f"{wording.signed(estimate)}{NBSP}dB"
-    return text if pd.isna(low) else f"{text} [{wording.signed(low)}, {wording.signed(high)}]"
+    return text if pd.isna(low) else f"{text} [{wording.signed(low)},{NBSP}{wording.signed(high)}]"
 
 
 def scientific(rate: float) -> str:
@@ -562,7 +562,7 @@ def _sheet(frame: pd.DataFrame, strong: list[tuple[int, int]] | None = None) -> 
             else:
                 groups.append([label, 1])
     head = [str(name[-1] if isinstance(name, tuple) else name) for name in frame.columns]
-    rows = [[str(cell) for cell in row] for row in frame.itertuples(index=False)]
+    rows = [[str(cell).replace("'", "’") for cell in row] for row in frame.itertuples(index=False)]
     return {
         "groups": groups,
         "head": head,

@@ -84,10 +84,9 @@ class GatedUNet(nn.Module):
             return self.last(x).to(given)
 
     def start(self) -> None:
-        """Make every block the identity and the last layer small, so training starts near the input."""
+        """Make every block the identity and the last layer zero, so training starts at the input."""
         for layer in self.modules():
             if isinstance(layer, GatedBlock):
                 nn.init.zeros_(layer.mix.weight)
                 nn.init.zeros_(layer.mix_again.weight)
-        with torch.no_grad():
-            self.last.weight.mul_(0.1)
+        nn.init.zeros_(self.last.weight)

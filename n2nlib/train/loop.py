@@ -30,8 +30,8 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.train import augment
 from n2nlib.train.cuda_graph import Replayed, compiled
 from n2nlib.train.evaluate import errors
+from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network
-from n2nlib.train.runs import RunParams
 
 # Means over pixels, in grey levels of [0, 255]. Huber's loss is half the squared error below `delta` grey
 # levels and grows linearly beyond; it is not in the report.

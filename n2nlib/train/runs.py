@@ -15,21 +15,18 @@ A folder is made under another name and then renamed: a run is there whole or no
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -37,7 +34,6 @@ from n2nlib import metrics
 from n2nlib.files import (
     ROOT,
     UserError,
-    digest,
     file_digest,
     full_disk,
     relative,
@@ -45,50 +41,13 @@ from n2nlib.files import (
     write_json,
 )
 from n2nlib.pairs.pair_set import PairSet
-from n2nlib.params import Count, CropScale, Float, NonNegative, Optimizer, Params, Positive, Section, Seed
+from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
+from n2nlib.train.identity import RunParams, identity, images_of, measuring_code, run_name, training_code
 from n2nlib.train.network import Network, load_network, save_network
 
 RUNS = ROOT / "data" / "runs"
 MODEL, CURVE, MEASURED = "model.safetensors", "curve.safetensors", "measured.safetensors"
-# The modules whose code trains, and those that measure a finished run, under names that stay when files move.
-TRAINING = {
-    "augmentation": "augment.py",
-    "graph": "cuda_graph.py",
-    "loop": "loop.py",
-    "network": "network.py",
-}
-GATED = {"gated": "gated.py"}
-MEASURING = {"evaluation": "evaluate.py", "metrics": "../metrics.py"}
-
-
-class RunParams(Section):
-    """Everything about one training that can change its numbers, except its pairs and the code."""
-
-    seed: Seed
-    width: Count
-    arch: Literal["tconv", "upsample", "gated"]  # gated: the network of the best model, not in the report
-    init: Literal["library", "fan_in"] = "library"  # of transposed convolutions, see `Network.initialize`
-    residual: bool = False
-    normalized: bool = False
-    tau_sharp: NonNegative  # 0: no sharpening
-    target: Literal["noisy", "clean"] = "noisy"
-    loss: Literal["l1", "mse", "huber"]
-    optimizer: Optimizer
-    learning_rate: Positive
-    schedule: Literal["steps", "one_cycle"] = "steps"
-    warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0  # share of the steps
-    annealing_steps: Annotated[int, Field(ge=0)]  # of schedule "steps"
-    averaging: Annotated[Float, Field(ge=0, lt=1)] = 0.0  # decay a step of averaged weights; 0: none
-    epochs: Count
-    batch_size: Count  # images a step, crops included
-    sigma_n: NonNegative
-    flips: Literal["image", "batch", "none"]
-    shared_noise: bool
-    resample: bool = False  # new noisy versions in every epoch
-    crops: tuple[CropScale, ...]  # one crop of each pair an epoch for each; none: the whole image
-    precision: Literal["float32", "bfloat16"]
-    validate_every_epoch: bool = True  # False: after the last epoch only
 
 
 @dataclass(frozen=True)
@@ -98,90 +57,6 @@ class Planned:
     row: dict[str, object]
     run: RunParams
     pairs: str = ""  # the pair set that it trains on, if a sweep has several
-
-
-class _Meaning(ast.NodeTransformer):
-    """Drop what computes nothing: docstrings, imports, type hints, printed text and the text of errors."""
-
-    def visit_Import(self, node: ast.AST) -> None:
-        return None
-
-    visit_ImportFrom = visit_Import
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant):
-            return None
-        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "print":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call):
-            node.exc = node.exc.func
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if node.value is None:  # a field of a dataclass
-            return ast.Expr(node.target)
-        return self.generic_visit(ast.Assign([node.target], node.value))
-
-
-def meaning(source: str) -> str:
-    """The parsed source without comments, docstrings, imports, type hints and messages."""
-    return ast.dump(_Meaning().visit(ast.parse(source)))
-
-
-@cache
-def code_identity(*groups: tuple[tuple[str, str], ...], folder: Path = Path(__file__).parent) -> str:
-    """SHA-256 of the meaning of modules, given as (logical name, file) in groups."""
-    files = {name: file for group in groups for name, file in group}
-    return digest({name: meaning((folder / file).read_text("utf-8")) for name, file in files.items()})
-
-
-def _code(run: RunParams) -> str:
-    groups = [TRAINING] + [GATED] * (run.arch == "gated")
-    return code_identity(*(tuple(group.items()) for group in groups))
-
-
-def _measuring() -> str:
-    return code_identity(tuple(MEASURING.items()))
-
-
-def identity(run: RunParams, pairs_hash: str) -> str:
-    """SHA-256 of all that can change the numbers of a run: parameters, pairs and the code that trains."""
-    parameters = run.model_dump(mode="json")
-    return digest({"parameters": parameters, "pairs": pairs_hash, "code": _code(run), "peak": metrics.PEAK})
-
-
-def run_name(run: RunParams, pairs_hash: str) -> str:
-    """A readable and unique name, which ends in the first 12 digits of the identity."""
-    words = [run.arch, run.loss, run.optimizer]
-    words += [f"sharp{run.tau_sharp:g}"] * bool(run.tau_sharp) + ["crops"] * bool(run.crops)
-    words += [word for word in ("residual", "normalized", "resample") if getattr(run, word)]
-    words += ["clean"] * (run.target == "clean") + ["shared"] * run.shared_noise
-    words += ["fanin"] * (run.init == "fan_in") + ["onecycle"] * (run.schedule == "one_cycle")
-    words += [f"average{run.averaging:g}"] * bool(run.averaging)
-    words += [f"sigma{run.sigma_n:g}", f"lr{run.learning_rate:g}", f"k{run.annealing_steps}"]
-    words += [f"b{run.batch_size}", f"e{run.epochs}", f"s{run.seed}"]
-    return "-".join([*words, identity(run, pairs_hash)[:12]])
-
-
-def images_of(run: RunParams, pairs_count: int) -> int:
-    """How many images a whole training puts through the network, forward and back."""
-    return run.epochs * pairs_count * max(1, len(run.crops))
 
 
 @dataclass(frozen=True)
@@ -243,17 +118,20 @@ def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
 
     None if it is not there, damaged, or measured by other code: `measure_again` then measures it.
     """
-    name = run_name(run, pairs_hash)
-    others = sorted(stage.parent.glob(f"[!.]*/{name}"))
-    found = (_read(folder, run, pairs_hash) for folder in (stage / name, *others))
+    found = (_read(folder, run, pairs_hash) for folder in _folders(stage, run_name(run, pairs_hash)))
     return next((result for result in found if result), None)
+
+
+def _folders(stage: Path, name: str) -> list[Path]:
+    """Where a run may be: in the folder of its stage, or in that of another one."""
+    return [stage / name, *sorted(stage.parent.glob(f"[!.]*/{name}"))]
 
 
 def _read(folder: Path, run: RunParams, pairs_hash: str) -> Result | None:
     try:
         about = _about(folder, run, pairs_hash)
         measured = folder / MEASURED
-        if about["measured"] != {"code": _measuring(), "sha256": file_digest(measured)}:
+        if about["measured"] != {"code": measuring_code(), "sha256": file_digest(measured)}:
             return None
         curve: dict[int, dict[str, np.ndarray]] = {}
         for key, values in load_file(folder / CURVE).items():
@@ -278,25 +156,26 @@ def measure_again(
     stage: Path, run: RunParams, pairs: PairSet, params: Params, device: torch.device
 ) -> Result | None:
     """Measure a finished run that other code measured; None if there is no whole run with its model here."""
-    folder = stage / run_name(run, pairs.hash)
-    try:
-        about = _about(folder, run, pairs.hash)
-        network, _ = load_network(folder / MODEL)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
-        return None
-    measured = _measure(folder, network.to(device), pairs, device)
-    write_json(folder / "run.json", about | {"measured": measured})
-    result = find(stage, run, pairs.hash)
-    if result:
-        write_json(folder / "metrics.json", result.metrics(params))
-    return result
+    for folder in _folders(stage, run_name(run, pairs.hash)):
+        try:
+            about = _about(folder, run, pairs.hash)
+            network, _ = load_network(folder / MODEL)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+            continue
+        measured = _measure(folder, network.to(device), pairs, device)
+        write_json(folder / "run.json", about | {"measured": measured})
+        result = find(stage, run, pairs.hash)
+        if result:
+            write_json(folder / "metrics.json", result.metrics(params))
+        return result
+    return None
 
 
 def _measure(folder: Path, network: Network, pairs: PairSet, device: torch.device) -> dict[str, str]:
     """Write the measurements of a run; returns what identifies them."""
     with replacing(folder / MEASURED) as temporary:
         save_file(measure(network, pairs.validation, pairs.test, device), temporary)
-    return {"code": _measuring(), "sha256": file_digest(folder / MEASURED)}
+    return {"code": measuring_code(), "sha256": file_digest(folder / MEASURED)}
 
 
 def forget_model(result: Result) -> None:
@@ -339,7 +218,7 @@ def store(
                 "status": "diverged" if state.diverged else "finished",
                 "parameters": run.model_dump(mode="json"),
                 "pairs": pairs.hash,
-                "code": _code(run),
+                "code": training_code(run),
                 "measured": _measure(made, state.evaluation_network, pairs, device),
                 "images": images_of(run, len(pairs.train["noisy_1"])),
                 "seconds": round(state.seconds, 2),

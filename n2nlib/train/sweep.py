@@ -26,8 +26,9 @@ from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import PairSet, load_pairs
 from n2nlib.params import Params
 from n2nlib.train import runs
+from n2nlib.train.identity import RunParams
 from n2nlib.train.loop import TrainingState, train
-from n2nlib.train.runs import Planned, Result, RunParams
+from n2nlib.train.runs import Planned, Result
 
 TOPIC = "n2n-progress"
 # Environment of a worker process. The allocator keeps what a training step frees: under Dask's own setting it
