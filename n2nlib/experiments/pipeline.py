@@ -7,7 +7,6 @@ The order exists here and nowhere else: the notebooks, `python -m n2nlib train` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -80,8 +79,10 @@ class Chain:
     @cached_property
     def twin(self) -> Experiment:
         """The final model trained on clean targets; no run if the pairs have no clean training images."""
-        planned = [paper_runs.clean_twin(one) for one in self.final.planned if "clean" in self.pairs.train]
-        return self._experiment("beyond", planned)
+        return self._experiment("beyond", self._twins())
+
+    def _twins(self) -> list[Planned]:
+        return [paper_runs.clean_twin(one) for one in self.final.planned if "clean" in self.pairs.train]
 
     @cached_property
     def sets(self) -> dict[str, PairSet]:
@@ -96,7 +97,13 @@ class Chain:
     @cached_property
     def best(self) -> Experiment:
         """The long run of the best model and, if it is asked for, its twin on clean targets."""
-        return self._experiment("best", best.best_runs(self.params), self.sets)
+        return self._experiment("beyond", best.best_runs(self.params), self.sets)
+
+    @cached_property
+    def beyond(self) -> Experiment:
+        """All runs of notebook 07 in one sweep, so that the long ones train beside the short ones."""
+        planned = [*best.best_runs(self.params), *self._twins(), *beyond.study_runs(self.params)]
+        return self._experiment("beyond", planned, self.sets)
 
     def _experiment(
         self, stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet] | None = None
@@ -106,17 +113,14 @@ class Chain:
 
 
 def train_everything(params: Params, slim: bool = False) -> list[Result]:
-    """Train all runs of a scale on one cluster; studies and best model train beside the report's runs.
+    """Train all runs of a scale on one cluster.
 
     With `slim`, only the models that a notebook reads are kept. Raises `UserError`.
     """
-    with client(params, default_workers(params)) as cluster, ThreadPoolExecutor(1) as beside:
+    with client(params, default_workers(params)) as cluster:
         sweep = params.sweep.model_copy(update={"scheduler": cluster.scheduler.address})
         chain = Chain(params.model_copy(update={"sweep": sweep}))
-        _ = chain.ablation
-        rest = beside.submit(lambda: [chain.studies, chain.best])
-        experiments = [chain.ablation, chain.curves, chain.fine_tuning, chain.final, chain.twin]
-        experiments += rest.result()
+        experiments = [chain.ablation, chain.curves, chain.fine_tuning, chain.final, chain.beyond]
     finished = {result.folder: result for one in experiments for result in one.finished}
     if slim:
         kept = [chain.ablation.finished[row] for row in results.examples(chain.ablation.table).values()]
