@@ -24,7 +24,7 @@ lab: setup
 	jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
 
 test: setup
-	python -m pytest
+	python -m pytest -n 2 --dist loadgroup
 	ruff check .
 	ruff format --check .
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from n2nlib.files import ROOT
 from n2nlib.pairs.pair_set import PairSet, build_pairs, load_pairs
@@ -24,8 +25,17 @@ from n2nlib.params import Params, load_params
 from n2nlib.train import runs
 from n2nlib.train.runs import RunParams
 
+torch.set_num_threads(1)  # tests run beside each other, and a worker process trains with one thread
 SMOKE = ROOT / "params" / "smoke.yaml"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share the rebuild run one after another in one process, the others beside them."""
+    for item in items:
+        if "smoke_project" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+    items.sort(key=lambda item: "smoke_project" not in item.fixturenames)  # the longest group first
 
 
 @pytest.fixture(scope="session")

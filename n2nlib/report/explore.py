@@ -47,6 +47,7 @@ from n2nlib.train.evaluate import errors
 SIZE, BLOCK, SMALLEST = 32, 7, 0.6  # of the images that the networks are trained on, see params.yaml
 SQUARES = 20  # of each photograph, for the network that is trained live
 SHOWN = 12  # pictures in a row
+INCH = 120  # pixels on the screen for an inch of a figure: a little larger than printed
 AS_TRAINED = "as trained"
 COMMITTED = {"final": "05_fine_tuning/final", "best": "07_beyond/best"}  # models in reports/<scale>
 START = runs.RunParams(
@@ -142,13 +143,14 @@ def live(function: Callable[..., object], button: str = "", **controls: Any) -> 
 
     for name, control in controls.items():
         control.description = control.description or name
+        if hasattr(control.style, "description_width"):
+            control.style.description_width = "105px"
         if not button:
             control.observe(update, "value")
     press.on_click(update)
     update()
-    columns = widgets.Layout(grid_template_columns="repeat(auto-fill, 310px)")
-    shown = widgets.GridBox([*controls.values(), *[press] * bool(button)], layout=columns)
-    return widgets.VBox([shown, view])
+    above = [*controls.values(), *[press] * bool(button)]
+    return widgets.VBox([widgets.Box(above, layout=widgets.Layout(flex_flow="row wrap")), view])
 
 
 def rendered(shown: object) -> str:
@@ -158,8 +160,8 @@ def rendered(shown: object) -> str:
         shown.savefig(buffer, format="png")
         plt.close(shown)
         png, alt = base64.b64encode(buffer.getvalue()).decode(), html.escape(shown.get_label())
-        width = round(96 * shown.get_figwidth())  # CSS has 96 pixels in an inch
-        return f'<img src="data:image/png;base64,{png}" width="{width}" alt="{alt}">'
+        style = f"width: {INCH * shown.get_figwidth():.0f}px; max-width: 100%"
+        return f'<img src="data:image/png;base64,{png}" style="{style}" alt="{alt}">'
     if shown is None:
         return ""
     if isinstance(shown, list):

@@ -21,9 +21,7 @@ import nbformat
 import pandas as pd
 
 from n2nlib.files import ROOT, UserError, read_json, relative, write_text
-from n2nlib.pairs import baselines
 from n2nlib.params import Params, load_params, sections_of
-from n2nlib.report import readme
 
 SOURCES = ROOT / "notebooks"
 TEMPLATES = Path(__file__).parent
@@ -189,7 +187,7 @@ def write_index(params: Params) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    figure, findings = folder / "03_ablation" / "fig1_examples.svg", folder / readme.FINDINGS
+    figure, findings = folder / "03_ablation" / "fig1_examples.svg", folder / "06_discussion" / "readme.md"
     found = findings.read_text("utf-8") if findings.is_file() else ""
     links = {"Our paper (PDF)": "paper.pdf", "Headline numbers (JSON)": "06_discussion/metrics.json"}
     there = [page for page in pages() if (folder / page.path).is_file()]
@@ -221,9 +219,10 @@ def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
     }
     values = {name: [metrics.get(key, math.nan) for key in keys] for name, keys in rows.items()}
     tables = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
-    classical = [baselines.best(pd.read_csv(path)) if path.is_file() else ("", math.nan) for path in tables]
-    if classical[0][0]:
-        values[f"best classical method: {classical[0][0]}"] = [value for _, value in classical]
+    classical = [pd.read_csv(path).iloc[1:].nlargest(1, "psnr_full") for path in tables if path.is_file()]
+    if classical:
+        name = f"best classical method: {classical[0]['method'].item()}"
+        values[name] = [*(one["psnr_full"].item() for one in classical), math.nan][:2]
     found = {name: two for name, two in values.items() if not all(map(math.isnan, two))}
     lowest_first = sorted(found.items(), key=lambda item: (item[0] != "noisy input", item[1][0]))
     return [(name, ["–" if math.isnan(one) else f"{one:.2f}" for one in two]) for name, two in lowest_first]
