@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from n2nlib.files import ROOT
 from n2nlib.pairs.pair_set import PairSet, build_pairs, load_pairs
@@ -31,11 +32,8 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the rebuild run one after another in one process, the others beside them."""
-    for item in items:
-        if "smoke_project" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("smoke"))
-    items.sort(key=lambda item: "smoke_project" not in item.fixturenames)  # the longest group first
+    """The longest file first: the others run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")
@@ -96,20 +94,25 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class Project:
-    """A copy of the working tree with a git history of its own, to run commands in."""
+    """A copy of the working tree in `folder`, with a git history of its own, to run commands in."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def copy_of_the_tree(cls, folder: Path) -> Project:
         listing = ["git", "ls-files", "-co", "--exclude-standard"]
         listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
         for name in listed.stdout.splitlines():
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        self.git("init", "-q")
-        self.git("config", "user.name", "test")
-        self.git("config", "user.email", "test@example.org")
-        self.commit()
+        project = cls(folder)
+        project.git("init", "-q")
+        project.git("config", "user.name", "test")
+        project.git("config", "user.email", "test@example.org")
+        project.commit()
+        return project
 
     def git(self, *arguments: str) -> str:
         command = ["git", *arguments]
@@ -217,13 +220,21 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def smoke_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def smoke_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     """A copy of the project whose scale smoke was rebuilt by DVC and committed, once for all tests.
 
-    Whoever changes it puts it back or works on a copy.
+    Each process of pytest gets a copy of its own. Whoever changes it puts it back.
     """
-    copy = Project(tmp_path_factory.mktemp("project"))
-    copy.n2n("scale", "smoke")
-    copy.succeed("dvc", "repro")
-    copy.commit("reports/smoke")
-    return copy
+    base = tmp_path_factory.getbasetemp()
+    built = (base if worker_id == "master" else base.parent) / "built"
+    with FileLock(f"{built}.lock"):
+        if not (built / "done").is_file():
+            shutil.rmtree(built, ignore_errors=True)
+            first = Project.copy_of_the_tree(built / "project")
+            first.n2n("scale", "smoke")
+            first.succeed("dvc", "repro")
+            first.commit("reports/smoke")
+            (built / "done").touch()
+    folder = tmp_path_factory.mktemp("copy") / "project"
+    shutil.copytree(built / "project", folder, symlinks=True)
+    return Project(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,6 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.network import load_network
 from n2nlib.train.runs import Planned, Result
-
-if TYPE_CHECKING:  # the chain imports this module
-    from n2nlib.experiments.pipeline import Chain
 
 FINAL, BEST = "final model", "best model"
 TWIN = "{}, trained on clean targets"
@@ -96,15 +92,6 @@ def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFram
             for flips in (False, True)
         ]
     )
-
-
-def models(chain: Chain) -> dict[str, Denoiser]:
-    """The final and the best model and their twins, by the names that `references` expects."""
-    found = {FINAL: denoiser(chain.final.finished[0], False)}
-    found |= {TWIN.format(FINAL): denoiser(result, False) for result in chain.twin.finished}
-    flips = chain.params.best.flips
-    long = zip(chain.best.planned, chain.best.finished, strict=True)
-    return found | {one.row["model"]: denoiser(result, flips) for one, result in long}
 
 
 def references(pairs: PairSet, models: Mapping[str, Denoiser]) -> tuple[pd.DataFrame, pd.DataFrame]:

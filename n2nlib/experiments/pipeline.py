@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import best, beyond, paper_runs, results
 from n2nlib.experiments.results import Experiment
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
@@ -104,6 +105,15 @@ class Chain:
         """All runs of notebook 07 in one sweep, so that the long ones train beside the short ones."""
         planned = [*best.best_runs(self.params), *self._twins(), *beyond.study_runs(self.params)]
         return self._experiment("beyond", planned, self.sets)
+
+    def models(self) -> dict[str, Denoiser]:
+        """The final and the best model and their twins, by the names that `best.references` expects."""
+        twin = best.TWIN.format(best.FINAL)
+        found = {best.FINAL: best.denoiser(self.final.finished[0], False)}
+        found |= {twin: best.denoiser(result, False) for result in self.twin.finished}
+        long = zip(self.best.planned, self.best.finished, strict=True)
+        flips = self.params.best.flips
+        return found | {one.row["model"]: best.denoiser(result, flips) for one, result in long}
 
     def _experiment(
         self, stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet] | None = None

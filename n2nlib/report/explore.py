@@ -144,7 +144,7 @@ def live(function: Callable[..., object], button: str = "", **controls: Any) -> 
     for name, control in controls.items():
         control.description = control.description or name
         if hasattr(control.style, "description_width"):
-            control.style.description_width = "105px"
+            control.style.description_width = "118px"
         if not button:
             control.observe(update, "value")
     press.on_click(update)
@@ -447,7 +447,8 @@ def compare_runs(first: Record, second: Record) -> Comparison:
 def views(comparison: Comparison, pair: Pair) -> list[object]:
     """A comparison to look at: what differs, the curves, and what the two networks make of a noisy image."""
     pictures = [models_figure(comparison.models, pair)] if comparison.models else []
-    return [tables.show(comparison.differences), curves(comparison.curves), *pictures]
+    table = tables.show(comparison.differences).set_table_attributes('cellpadding="5"')
+    return [table, curves(comparison.curves), *pictures]
 
 
 def models_figure(models: Mapping[str, Denoiser], pair: Pair, **options: Any) -> Figure:
