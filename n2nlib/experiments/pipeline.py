@@ -108,9 +108,9 @@ class Chain:
 
     def models(self) -> dict[str, Denoiser]:
         """The final and the best model and their twins, by the names that `best.references` expects."""
-        twin = best.TWIN.format(best.FINAL)
         found = {best.FINAL: best.denoiser(self.final.finished[0], False)}
-        found |= {twin: best.denoiser(result, False) for result in self.twin.finished}
+        if self.twin.finished:
+            found[best.TWIN.format(best.FINAL)] = best.denoiser(self.twin.finished[0], False)
         long = zip(self.best.planned, self.best.finished, strict=True)
         flips = self.params.best.flips
         return found | {one.row["model"]: best.denoiser(result, flips) for one, result in long}
