@@ -125,7 +125,7 @@ def initialisation_runs(params: Params) -> list[Planned]:
         Planned(
             {"study": f"initialisation, {loss.upper()} and {optimizer}", "variant": variant}
             | {"seed": one.row["seed"]},
-            one.run.model_copy(update={"init": change["init"], "validate_every_epoch": False}),
+            one.run.model_copy(update={"init": change["init"]}),
         )
         for loss, optimizer in INITIALISED
         for variant, change in INITIALISATIONS.items()
