@@ -331,7 +331,7 @@ params = load_params(smoke, {"sweep": {"workers": 1}})
 results = sweep.train_all("t", planned, load_pairs(Path(pairs)), params)
 print("DONE", len(results), Path(__file__).name, __name__)
 """
-LONG = {"epochs": 20, "width": 6, "batch_size": 8}  # about a second
+LONG = {"epochs": 60, "width": 6, "batch_size": 8}  # a few seconds
 
 
 @pytest.fixture(scope="module")

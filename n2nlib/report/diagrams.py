@@ -129,8 +129,9 @@ def architecture(width: int, size: int = 32) -> Figure:
         at[number] = (x, -row * np.log2(size / step.side))
     heights = {side: 0.085 + 0.02 * np.log2(side) for side in {step.side for step in steps}}
     low, right = min(y for _, y in at.values()), max(x for x, _ in at.values())
-    figure = plt.figure(figsize=(PAGE, 0.75 - low), layout="none")
-    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(low - 0.25, 0.5))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.75 - low))
+    figure.get_layout_engine().set(w_pad=0, h_pad=0)
+    axis.set(xlim=(0, PAGE), ylim=(low - 0.25, 0.5))
     axis.axis("off")
     for number, step in enumerate(steps):
         (x, y), height = at[number], heights[step.side]
