@@ -156,9 +156,7 @@ def test_an_unchanged_tree_has_nothing_to_do_and_says_so_at_once(project: Projec
     assert min(seconds) < 3
 
 
-@pytest.mark.parametrize(
-    "command", ["params diff", "metrics show", "plots show", "dag", "exp show --csv"]
-)
+@pytest.mark.parametrize("command", ["params diff", "metrics show", "plots show", "dag", "exp show --csv"])
 def test_dvcs_own_views_work(project: Project, command: str) -> None:
     output = project.succeed("dvc", *command.split())
     if command in ("metrics show", "exp show --csv"):
