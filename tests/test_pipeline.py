@@ -432,7 +432,7 @@ def test_a_full_disk_is_one_message_and_nothing_finished_is_lost(project: Projec
         try:
             done = project.run(sys.executable, "-m", "n2nlib", "run", "03_ablation")
             assert done.returncode == 1
-            assert "no space left on the disk" in done.stderr
+            assert "the disk is full" in done.stderr
             assert "Traceback" not in done.stdout + done.stderr
             finished = project.stored_runs()
             assert finished

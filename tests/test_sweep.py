@@ -331,7 +331,7 @@ params = load_params(smoke, {"sweep": {"workers": 1}})
 results = sweep.train_all("t", planned, load_pairs(Path(pairs)), params)
 print("DONE", len(results), Path(__file__).name, __name__)
 """
-LONG = {"epochs": 60, "width": 6, "batch_size": 8}  # a few seconds
+LONG = {"epochs": 20, "width": 6, "batch_size": 8}  # about a second
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ def expected(
     """What the long runs give when nothing happens to them, by their names."""
     torch.set_num_threads(1)
     stage = tmp_path_factory.mktemp("whole") / "t"
-    results = [train_and_store(stage, one.run, pair_set, params, CPU) for one in _planned(3, **LONG)]
+    results = [train_and_store(stage, one.run, pair_set, params, CPU) for one in _planned(6, **LONG)]
     return {result.name: result for result in results}
 
 
@@ -414,7 +414,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     expected: dict[str, Result],
     how: signal.Signals,
 ) -> None:
-    process = _start_script(tmp_path, pair_set, _planned(3, **LONG))
+    process = _start_script(tmp_path, pair_set, _planned(6, **LONG))
     _wait_for(lambda: _stored(runs_folder) and _in_training(runs_folder))
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
@@ -422,8 +422,8 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     before = _stored(runs_folder)
-    assert 1 <= len(before) < 3
-    train_all("t", _planned(3, **LONG), pair_set, params)
+    assert 1 <= len(before) < 6
+    train_all("t", _planned(6, **LONG), pair_set, params)
     _check(runs_folder, list(expected), expected)
     after = _stored(runs_folder)
     assert {name: after[name] for name in before} == before
