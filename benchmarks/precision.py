@@ -1,26 +1,26 @@
-"""python -m benchmarks.precision: does bfloat16 change what is concluded? It needs a GPU.
+"""python -m benchmarks.precision [--scale workstation] [--photos FOLDER]: does bfloat16 change conclusions?
 
-A CPU computes in float32 whatever the parameters say. Three settings of Table I are trained in float32 and in
-bfloat16 with three seeds each, for 6 epochs on 10,000 pairs of the scale in params.yaml. Writes
-benchmarks/records/precision_<scale>.csv, one row per setting: mean psnr_mean (dB) in both precisions, their
-difference, and the seed standard deviation in float32. A difference well below that deviation changes no
-conclusion.
+Three settings of Table I are trained in float32 and in bfloat16 with three seeds each. It needs a GPU, or a
+CPU with instructions for bfloat16. Writes benchmarks/records/precision_<scale>.csv, one row per setting: mean
+psnr_mean (dB) in both precisions, their difference, and the seed standard deviation in float32. A difference
+well below that deviation changes no conclusion.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
+import argparse
 from itertools import product
 
 import pandas as pd
+import torch
 
 from benchmarks import RECORDS
+from benchmarks.rates import scale_params
 from n2nlib.experiments import paper_runs, results
 from n2nlib.files import UserError, replacing
 from n2nlib.pairs.pair_set import ensure_pairs
-from n2nlib.params import Params, load_params
+from n2nlib.params import Params
+from n2nlib.train.network import layer_dtype
 from n2nlib.train.runs import Planned
 from n2nlib.train.sweep import pick_device, train_all
 
@@ -30,10 +30,11 @@ SETTINGS = (
     ("l1", "adam", False, "tconv"),
     ("mse", "sgd", False, "upsample"),
 )
-SEEDS, PAIRS, EPOCHS = (0, 1, 2), 10_000, 6
+SEEDS = (0, 1, 2)
+LENGTHS = {"workstation": (2_400, 2), "paper": (10_000, 6)}  # pairs and epochs
 
 
-def precision_runs(params: Params) -> list[Planned]:
+def precision_runs(params: Params, epochs: int) -> list[Planned]:
     """The runs, with columns KEYS, seed and precision."""
     planned = []
     for values, seed, precision in product(SETTINGS, SEEDS, ("float32", "bfloat16")):
@@ -42,7 +43,7 @@ def precision_runs(params: Params) -> list[Planned]:
         schedule = {
             "learning_rate": getattr(getattr(options.learning_rates, setting["optimizer"]), setting["loss"]),
             "annealing_steps": options.annealing_steps,
-            "epochs": EPOCHS,
+            "epochs": epochs,
             "precision": precision,
             "validate_every_epoch": False,
         }
@@ -63,18 +64,23 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    params = load_params()
-    if pick_device(params.device).type != "cuda":
-        raise UserError("no GPU here: a CPU computes in float32 whatever is asked for")
-    pairs = params.pairs.model_copy(update={"train": PAIRS})
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", default="workstation", choices=LENGTHS)
+    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
+    parser.add_argument("--workers", type=int, help="trainings at a time")
+    arguments = parser.parse_args()
+    params = scale_params(arguments.scale, arguments.photos, arguments.workers)
+    if layer_dtype("bfloat16", pick_device(params.device)) == torch.float32:
+        raise UserError("no bfloat16 here: it needs a CUDA GPU, or a CPU with AVX-512 or AMX for bfloat16")
+    train, epochs = LENGTHS[params.scale]
+    pairs = params.pairs.model_copy(update={"train": train})
     small = params.model_copy(update={"scale": f"{params.scale}-precision", "pairs": pairs})
-    planned = precision_runs(params)
-    with contextlib.redirect_stdout(sys.stderr):
-        finished = train_all("precision", planned, ensure_pairs(small), params)
+    planned = precision_runs(params, epochs)
+    finished = train_all("precision", planned, ensure_pairs(small), params)
     compared = compare(results.collect(planned, finished, params)).round(4)
     with replacing(RECORDS / f"precision_{params.scale}.csv") as temporary:
         compared.to_csv(temporary, index=False, lineterminator="\n")
-    print(json.dumps({"scale": params.scale, "settings": compared.to_dict("records")}))
+    print(compared.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 It trains on four fifths of the training photographs of a scale and evaluates on the rest, so neither
 validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
 and on plain ones (`SETTINGS`), and its score is the worst of them: one rate serves all rows of a table that
-share optimiser and loss. The best rates are then tried over the longest schedule of the scale, and a rate of
-which a single run ends below its noisy input is out. Writes benchmarks/records/rates_<scale>.csv, one row per
-run.
+share optimiser and loss. The two best rates are tried with more seeds, and the best of these over the longest
+schedule of the scale; the second one, too, if a run of the first ends below its noisy input there. Writes
+benchmarks/records/rates_<scale>.csv, one row per run.
 """
 
 from __future__ import annotations
@@ -44,23 +44,33 @@ RATES = {
 
 @dataclass(frozen=True)
 class Search:
-    """Batch sizes tried on short trainings of `train` pairs, and the seeds of short and of long trainings."""
+    """Batch sizes tried on short trainings of `train` pairs; those of `longer` are tried over the longest
+    schedule, too, with `long_seeds` and `long_settings`."""
 
     batches: tuple[int, ...]
     train: int
     epochs: int
-    seeds: tuple[int, ...]
+    longer: tuple[int, ...]
     long_seeds: tuple[int, ...]
-    long_settings: tuple[tuple[str, bool, bool], ...] = SETTINGS
+    long_settings: tuple[tuple[str, bool, bool], ...]
 
 
+SEEDS = (0, 1, 2)  # the first one for all rates, the others for the two best ones
 SEARCH = {
-    "laptop": Search((1, 2, 4, 8, 32), 780, 4, (0,), (0, 1, 2)),
-    "workstation": Search((4,), 2400, 2, (0,), (0,), (SETTINGS[1], SETTINGS[3])),
+    "laptop": Search((1, 2, 4, 8, 32), 780, 4, (1, 2), SEEDS, SETTINGS),
+    "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1], SETTINGS[3])),
 }
 
 
-def search_pairs(params: Params, train: int) -> PairSet:
+def scale_params(scale: str, photos: str | None, workers: int | None) -> Params:
+    """The parameters of a scale, with photographs of one's own and a number of trainings at a time."""
+    changes: dict[str, dict[str, object]] = {"sweep": {"workers": workers}}
+    if photos:
+        changes["pairs"] = {"source": "folder", "path": str(Path(photos).resolve())}
+    return load_params(ROOT / "params" / f"{scale}.yaml", changes)
+
+
+def search_pairs(params: Params, name: str, train: int, validation: int, resample: bool = False) -> PairSet:
     """Pairs of the training photographs alone, a fifth of which is held out for the evaluation."""
     folder = ROOT / "data" / "raw" / f"{params.scale}-training-photographs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +78,10 @@ def search_pairs(params: Params, train: int) -> PairSet:
         link = folder / f"{number:05d}{photo.path.suffix}"
         if not link.is_symlink():
             link.symlink_to(photo.path)
-    changes = {"source": "folder", "path": str(folder), "validation_path": None, "validation": 400, "test": 0}
-    changes["train"] = train
+    changes = {"source": "folder", "path": str(folder), "validation_path": None, "holdout": 0.2, "test": 0}
+    changes |= {"train": train, "validation": validation, "resample": resample}
     pairs = params.pairs.model_copy(update=changes)
-    return ensure_pairs(params.model_copy(update={"pairs": pairs, "scale": f"{params.scale}-rates"}))
+    return ensure_pairs(params.model_copy(update={"pairs": pairs, "scale": f"{params.scale}-{name}"}))
 
 
 def search_runs(
@@ -110,29 +120,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="laptop", choices=SEARCH)
     parser.add_argument("--photos", help="folder of photographs with train/ and val/")
-    parser.add_argument("--long", type=int, nargs="*", help="batch sizes to try over the longest schedule")
+    parser.add_argument("--workers", type=int, help="trainings at a time")
     arguments = parser.parse_args()
-    photos = (
-        {"pairs": {"source": "folder", "path": str(Path(arguments.photos).resolve())}}
-        if arguments.photos
-        else {}
-    )
-    params = load_params(ROOT / "params" / f"{arguments.scale}.yaml", photos)
+    params = scale_params(arguments.scale, arguments.photos, arguments.workers)
     search = SEARCH[arguments.scale]
-    pairs = search_pairs(params, search.train)
+    pairs = search_pairs(params, "rates", search.train, 400)
     tried = [
         (batch, *kind, rate) for batch in search.batches for kind, rates in RATES.items() for rate in rates
     ]
-    planned = search_runs(params, "short", search.epochs, tried, search.seeds, SETTINGS)
-    table = results.collect(planned, train_all("rates", planned, pairs, params), params)
+    tables: list[pd.DataFrame] = []
+
+    def search_further(schedule: str, epochs: int, rates: list[tuple], seeds: tuple, settings: tuple) -> None:
+        planned = search_runs(params, schedule, epochs, rates, seeds, settings)
+        tables.append(results.collect(planned, train_all("rates", planned, pairs, params), params))
+
     noisy_db = pairs.card["noisy_psnr_db"]["validation"]["global"]
-    if arguments.long:
-        again = [one for one in best(scores(table, noisy_db), 1) if one[0] in arguments.long]
-        images = max(params.curves.epochs, params.fine_tuning.final_epochs) * params.pairs.train
-        long = search.long_seeds, search.long_settings
-        planned = search_runs(params, "long", round(images / search.train), again, *long)
-        found = results.collect(planned, train_all("rates", planned, pairs, params), params)
-        table = pd.concat([table, found], ignore_index=True)
+    search_further("short", search.epochs, tried, SEEDS[:1], SETTINGS)
+    search_further("short", search.epochs, best(scores(tables[0], noisy_db), 2), SEEDS[1:], SETTINGS)
+    several = scores(pd.concat(tables), noisy_db)
+    left = best(several[several["runs"] == len(SEEDS) * len(SETTINGS)], 2)
+    left = [rate for rate in left if rate[0] in search.longer]
+    images = max(params.curves.epochs, params.fine_tuning.final_epochs) * params.pairs.train
+    while left:
+        longest = list({rate[:3]: rate for rate in reversed(left)}.values())  # the best one of each kind
+        settings = search.long_settings
+        search_further("long", round(images / search.train), longest, search.long_seeds, settings)
+        found = scores(tables[-1], noisy_db)
+        failed = {(row.batch_size, row.optimizer, row.loss) for row in found.itertuples() if row.failed}
+        left = [rate for rate in left if rate not in longest and rate[:3] in failed]
+    table = pd.concat(tables, ignore_index=True)
     columns = [*KEYS, "arch", "sharpen", "crops", "seed", "psnr_full", "dead", "seconds", "images"]
     path = RECORDS / f"rates_{arguments.scale}.csv"
     with replacing(path) as temporary:

@@ -43,7 +43,10 @@ def _scale(arguments: argparse.Namespace) -> None:
     with (ROOT / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(tree, file)
     load_params()
-    print(f"params.yaml is now scale {arguments.name}; to undo: git restore params.yaml dvc.lock")
+    print(
+        f"params.yaml is now scale {arguments.name}; to undo: "
+        "git restore params.yaml dvc.lock reports/metrics.json"
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -61,6 +61,7 @@ AnyArch = Literal["tconv", "upsample", "gated"]  # gated: the network of the bes
 Loss = Literal["l1", "mse"]
 AnyLoss = Literal["l1", "mse", "huber"]
 Optimizer = Literal["adam", "sgd"]
+Precision = Literal["float32", "bfloat16"]
 Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_distinct)]
 MaybeListed = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 CropScale = Annotated[tuple[Positive, Positive], Field(description="(smallest, largest) share of the area")]
@@ -124,7 +125,7 @@ class Training(Section):
     tau_sharp: Positive  # sharpening factor of equation (1) for networks that sharpen
     global_crop: CropScale
     local_crop: CropScale
-    precision: Literal["float32", "bfloat16"]  # of the layers on a GPU; a CPU always computes in float32
+    precision: Precision  # of the layers; bfloat16 only where the processor has it, see `network.layer_dtype`
 
     @model_validator(mode="after")
     def _check(self) -> Training:
@@ -243,6 +244,7 @@ class Best(Section):
     batch_size: Count
     sigma_n: NonNegative
     averaging: Share
+    precision: Precision
     flips: bool  # predict the mean over the four flips of an image
     twin: bool  # train a twin on clean targets, too
 

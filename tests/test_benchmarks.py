@@ -17,7 +17,6 @@ from benchmarks import gpu, pairs, precision, predict, rebuild, sweep, training
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, load_params
 from n2nlib.train.network import Network, save_network
-from n2nlib.train.sweep import pick_device
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +133,7 @@ def test_precision_compares_means_over_seeds():
 
 
 def test_precision_plans_each_setting_in_both_precisions(params: Params):
-    planned = precision.precision_runs(params)
+    planned = precision.precision_runs(params, 2)
     expected = {(seed, kind) for seed in precision.SEEDS for kind in ("float32", "bfloat16")}
     for setting in precision.SETTINGS:
         of_setting = [one.run for one in planned if tuple(one.row[key] for key in precision.KEYS) == setting]
@@ -142,7 +141,9 @@ def test_precision_plans_each_setting_in_both_precisions(params: Params):
         assert all((run.tau_sharp > 0) == setting[2] for run in of_setting)
 
 
-@pytest.mark.skipif(pick_device("auto").type == "cuda", reason="would train for minutes on a GPU")
-def test_precision_needs_a_gpu():
-    with pytest.raises(UserError, match="no GPU"):
+def test_precision_needs_a_processor_with_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["precision"])
+    with pytest.raises(UserError, match="no bfloat16"):
         precision.main()

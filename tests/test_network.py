@@ -12,7 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib.denoiser import REACH
 from n2nlib.train.gated import BLOCKS, GatedBlock, GatedUNet
-from n2nlib.train.network import DEPTH, Network, UNet, UnsharpMask, _mirrored, load_network, save_network
+from n2nlib.train.network import (
+    DEPTH,
+    Network,
+    UNet,
+    UnsharpMask,
+    _mirrored,
+    layer_dtype,
+    load_network,
+    save_network,
+)
 
 PUBLISHED = {"upsample": 991_203, "tconv": 1_148_307}
 ARCHS = [*PUBLISHED, "gated"]
@@ -241,3 +250,34 @@ def test_a_model_file_gives_the_network_back(tmp_path: Path, options: dict, flip
         torch.testing.assert_close(again(images), network(images), rtol=1e-3, atol=1e-2)
     first, second = (path.read_bytes() for path in sorted(tmp_path.iterdir()))
     assert first == second
+
+
+@pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16", None])
+def test_bfloat16_is_used_where_the_processor_has_it(
+    capability: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {capability: True} if capability else {"avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    expected = torch.bfloat16 if capability else torch.float32
+    assert layer_dtype("bfloat16", torch.device("cpu")) == expected
+    assert layer_dtype("bfloat16", torch.device("cuda")) == torch.bfloat16
+    assert layer_dtype("float32", torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_layers_in_bfloat16_are_rounded_versions_of_those_in_float32(arch: str) -> None:
+    """bfloat16 keeps 8 bits, so outputs and gradients differ by a few hundredths of their size."""
+    network, images = _initialized(8, arch, tau_sharp=1.0), _images(2, 3, 32, 32)
+    with torch.no_grad():
+        network.unet.last.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(3))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        network.unet.dtype = dtype
+        network.zero_grad()
+        output = network(images)
+        output.square().mean().backward()
+        gradients = torch.cat([one.grad.flatten() for one in network.parameters() if one.grad is not None])
+        assert output.dtype == torch.float32
+        found.append((output.detach(), gradients))
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < (exact - rounded).norm() < 0.1 * exact.norm()

@@ -129,7 +129,8 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"machine": machine}))
     table = _table1().assign(psnr_mean=23.123456, extra=1)
-    path = tables.save(table, "03_ablation/table1_ablation", elsewhere, ["r", "r"])
+    tables.save(table, "03_ablation/table1_ablation", elsewhere, ["r", "r"])
+    path = elsewhere.reports / "03_ablation" / "table1_ablation.csv"
     assert path.read_text().splitlines()[0] == ",".join(tables.FIXED["table1_ablation"])
     assert tables.load("03_ablation/table1_ablation", elsewhere)["psnr_mean"].eq(23.1235).all()
     tables.save(pd.DataFrame({"tau_sharp": [0.123456]}), "03_ablation/exact", elsewhere, ["s"])

@@ -46,6 +46,7 @@ def best_runs(params: Params) -> list[Planned]:
         "batch_size": options.batch_size,
         "sigma_n": options.sigma_n,
         "averaging": options.averaging,
+        "precision": options.precision,
         "resample": options.resample and not course,
         "epochs": max(1, round(options.images / pairs_count)),
     }

@@ -36,7 +36,7 @@ REPORT_NOISY = published.NOISY_PSNR
 OUTPUTS = ("reports/*/*", "reports/metrics.json", "params.yaml", "dvc.lock", "README.md")
 
 
-def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) -> Path:
+def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) -> None:
     """Write reports/<scale>/<name>.csv and record that it came from `runs` (names of run folders).
 
     `name` is "<notebook>/<table>". What was measured is written to four decimals, settings exactly.
@@ -48,7 +48,6 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) ->
     with replacing(path) as temporary:
         frame.round(dict.fromkeys(measured, 4)).to_csv(temporary, index=False, lineterminator="\n")
     record(path, params, runs)
-    return path
 
 
 def record(path: Path, params: Params, runs: Iterable[str]) -> None:

@@ -61,7 +61,7 @@ class GatedUNet(nn.Module):
             _blocks(c, n) for c, n in zip(reversed(sizes[:-1]), reversed(BLOCKS[:-1]), strict=True)
         )
         self.last = nn.Conv2d(width, 3, 3, padding=1)
-        self.dtype = torch.float32
+        self.dtype = torch.float32  # of the layers, see `network.layer_dtype`
         self.compiled: Callable[[Tensor], Tensor] | None = None  # replaces `layers` in training
 
     def forward(self, image: Tensor) -> Tensor:

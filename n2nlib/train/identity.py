@@ -22,6 +22,7 @@ from n2nlib.params import (
     NonNegative,
     Optimizer,
     Positive,
+    Precision,
     Section,
     Seed,
     Share,
@@ -63,7 +64,7 @@ class RunParams(Section):
     shared_noise: bool
     resample: bool = False  # new noisy versions in every epoch
     crops: tuple[CropScale, ...]  # an epoch has one crop of each pair for each scale; none: whole images
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     validate_every_epoch: bool = True  # False: after the last epoch only
 
 

@@ -31,7 +31,7 @@ from n2nlib.train import augment
 from n2nlib.train.cuda_graph import Replayed, compiled
 from n2nlib.train.evaluate import errors
 from n2nlib.train.identity import RunParams
-from n2nlib.train.network import Network
+from n2nlib.train.network import Network, layer_dtype
 
 # Means over pixels, in grey levels of [0, 255]. Huber's loss is half the squared error below `delta` grey
 # levels and grows linearly beyond; it is not in the report.
@@ -92,8 +92,7 @@ def begin(run: RunParams, device: torch.device) -> TrainingState:
     network = Network(run.width, run.arch, run.tau_sharp, run.residual, run.normalized)
     network.initialize(weights, run.init)
     network = network.to(device, memory_format=torch.channels_last)
-    if run.precision == "bfloat16" and device.type == "cuda":
-        network.unet.dtype = torch.bfloat16
+    network.unet.dtype = layer_dtype(run.precision, device)
     options: dict[str, object] = {"lr": run.learning_rate, "fused": True}
     if device.type == "cuda":  # a CUDA graph reads what changes between steps from the memory of the GPU
         options["lr"] = torch.tensor(run.learning_rate, device=device)

@@ -23,20 +23,30 @@ ALIGNED = 8  # the matrix units of a GPU need 16-bit images whose channel count 
 BLUR_SIGMA = 0.8  # torchvision's default for a 3x3 Gaussian kernel
 
 
-class Conv(nn.Conv2d):
-    """3x3 convolution with "same" padding.
+def layer_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What layers compute in: bfloat16 if `precision` says so and the processor has it, else float32.
 
-    On a GPU it computes in the dtype of its input and pads both channel counts with zeros to multiples of
-    `ALIGNED`.
+    A GPU has it, and so does a CPU with the AVX-512 or AMX instructions for bfloat16. Without them a CPU
+    would emulate it, which is slower than float32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    has = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if precision == "bfloat16" and has else torch.float32
+
+
+class Conv(nn.Conv2d):
+    """3x3 convolution with "same" padding, in the dtype of its input.
+
+    On a GPU it pads both channel counts with zeros to multiples of `ALIGNED`.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cuda:
-            return super().forward(x)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if not x.is_cuda:
+            return F.conv2d(x, weight, bias, padding=1)
         more = -self.out_channels % ALIGNED
         weight = F.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - self.in_channels, 0, more))
         return F.conv2d(x, weight, F.pad(bias, (0, more)), padding=1)[:, : self.out_channels]
@@ -97,7 +107,7 @@ class UNet(nn.Module):
         below = [width] + (DEPTH - 1) * [wide]  # channels that come up from the level below
         self.up = nn.ModuleList(UpConv(channels) if arch == "tconv" else Nearest() for channels in below)
         self.last = Conv(sizes[-1][-1], 3)
-        self.dtype = torch.float32  # of the layers; bfloat16 for the matrix units of a GPU
+        self.dtype = torch.float32  # of the layers, see `layer_dtype`
         self.compiled: Callable[[Tensor], Tensor] | None = None  # replaces `layers` in training
 
     def forward(self, image: Tensor) -> Tensor:

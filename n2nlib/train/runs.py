@@ -44,7 +44,7 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
 from n2nlib.train.identity import RunParams, identity, images_of, measuring_code, run_name, training_code
-from n2nlib.train.network import Network, load_network, save_network
+from n2nlib.train.network import Network, layer_dtype, load_network, save_network
 
 RUNS = ROOT / "data" / "runs"
 MODEL, CURVE, MEASURED = "model.safetensors", "curve.safetensors", "measured.safetensors"
@@ -162,6 +162,7 @@ def measure_again(
             network, _ = load_network(folder / MODEL)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
             continue
+        network.unet.dtype = layer_dtype(run.precision, device)
         measured = _measure(folder, network.to(device), pairs, device)
         write_json(folder / "run.json", about | {"measured": measured})
         result = find(stage, run, pairs.hash)
@@ -223,6 +224,7 @@ def store(
                 "images": images_of(run, len(pairs.train["noisy_1"])),
                 "seconds": round(state.seconds, 2),
                 "machine": machine(device),
+                "precision": str(state.network.unet.dtype).removeprefix("torch."),
                 "versions": {
                     "python": platform.python_version(),
                     "torch": torch.__version__,
