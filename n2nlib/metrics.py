@@ -74,10 +74,24 @@ def subset_psnr(mse: np.ndarray, protocol: Evaluation, seed: int) -> tuple[float
     replacement, as in the report's code. They depend on `seed` and the number of images alone, so all
     networks are evaluated on the same ones.
     """
-    rng = np.random.default_rng([seed, 4])
-    subsets = rng.integers(0, len(mse), (protocol.repeats, max(1, len(mse) // 2)))
-    values = psnr(np.asarray(mse)[subsets].mean(axis=1))
+    values = psnr(np.asarray(mse)[_subsets(len(mse), protocol, seed)].mean(axis=1))
     return float(values.mean()), float(values.std(ddof=1))
+
+
+def _subsets(count: int, protocol: Evaluation, seed: int) -> np.ndarray:
+    """The images of each random subset, int64 repeats x half of `count`."""
+    rng = np.random.default_rng([seed, 4])
+    return rng.integers(0, count, (protocol.repeats, max(1, count // 2)))
+
+
+def peak_change(highest: np.ndarray, protocol: Evaluation, seed: int) -> float:
+    """How much the PSNR of a subset falls at the most (dB, at least 0) with the peak of the report's code.
+
+    That peak is the highest value of the predictions of a subset, where we take 255. `highest` has the
+    highest value of each prediction. Below one grey level, which only dead networks have, it counts as one.
+    """
+    peaks = np.maximum(1.0, highest)[_subsets(len(highest), protocol, seed)].max(axis=1)
+    return float(20 * np.log10(PEAK / peaks).max())
 
 
 def summarize(mse: np.ndarray, protocol: Evaluation, seed: int) -> dict[str, float]:

@@ -195,6 +195,7 @@ def test_errors_and_measures_are_those_of_both_predictions(noisy: torch.Tensor) 
     expected = {
         "mse": mse_per_image(trained, clean.numpy()),
         "mse_report": mse_per_image(report, clean.numpy()),
+        "highest_report": report.max(axis=(1, 2, 3)),
         "psnr_hvs_m": metrics.psnr_hvs_m(trained, clean.numpy()),
         "ssim": metrics.ssim(trained, clean.numpy()),
         "gradient_energy": metrics.gradient_energy(trained),
@@ -238,3 +239,22 @@ def test_a_diverged_network_still_gets_finite_predictions(
     assert all(
         np.isfinite(values).all() for values in evaluate.errors(network, noisy, noisy.numpy()).values()
     )
+
+
+def test_predictions_are_computed_in_float32_whatever_the_training(noisy: torch.Tensor) -> None:
+    network = _network(0.0)
+    expected, _ = evaluate.predict(network, noisy)
+    network.unet.dtype = torch.bfloat16
+    found, _ = evaluate.predict(network, noisy)
+    assert found.tobytes() == expected.tobytes()
+    assert network.unet.dtype == torch.bfloat16  # so that training continues as it began
+
+
+def test_the_peak_of_the_reports_code_in_closed_form() -> None:
+    """The peak is the highest prediction of a subset, so it matters only if that stays below 255."""
+    protocol = Evaluation(repeats=50)
+    assert metrics.peak_change(np.full(20, 255.0), protocol, 0) == 0
+    assert metrics.peak_change(np.full(20, 25.5), protocol, 0) == pytest.approx(20)
+    one_bright = np.array([255.0] + 19 * [25.5])
+    assert metrics.peak_change(one_bright, protocol, 0) == pytest.approx(20)  # some subsets are without it
+    assert metrics.peak_change(np.zeros(20), protocol, 0) == pytest.approx(20 * np.log10(255))

@@ -215,6 +215,7 @@ def test_metrics_in_closed_form(pair_set: PairSet, params: Params, runs_folder: 
         "report_mean": report_mean,
         "report_std": report_std,
         "report_full": metrics.psnr_full(errors["mse_report"]),
+        "peak_change": metrics.peak_change(errors["highest_report"], params.evaluation, params.seed),
         "psnr_hvs_m": errors["psnr_hvs_m"].mean(),
         "ssim": errors["ssim"].mean(),
         "test_full": metrics.psnr_full(errors["test_mse"]),

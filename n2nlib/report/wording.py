@@ -91,6 +91,7 @@ COLUMNS: dict[str, Column] = {
         report_mean="PSNR as the report evaluated, mean over subsets (dB)",
         report_std="PSNR as the report evaluated, standard deviation over subsets (dB)",
         report_full="PSNR as the report evaluated (dB)",
+        peak_change="Lost PSNR with the peak of the report's code (dB)",
         psnr_hvs_m="PSNR-HVS-M (dB)",
         test_full="Test PSNR (dB)",
         test_per_image="Test PSNR per image (dB)",

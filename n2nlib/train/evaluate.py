@@ -1,8 +1,10 @@
 """How a network is evaluated: as trained and as the report evaluated, from one pass through the network.
 
 The report's script sharpened every prediction with factor 1, whatever the training had. Both evaluations
-share the output before sharpening, so they cost one pass. A change in this file or in `metrics` measures
-finished runs again and trains nothing.
+share the output before sharpening, so they cost one pass. Layers compute in float32, also those of a network
+that was trained in bfloat16, because that is how a stored model is used. A change in this file or in
+`metrics` measures finished runs again and trains nothing. Only the curve of a run stays as it was measured
+during training, since the networks of its epochs are not kept.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ def predict(network: Network, images: Tensor, both: bool = True) -> tuple[np.nda
     counts as 0 and infinity as the nearer end of [0, 255], so a diverged network still gets a finite error.
     """
     network.eval()
+    trained_in, network.unet.dtype = network.unet.dtype, torch.float32
     shape = tuple(images.shape)
     trained = np.empty(shape, np.float32)
     report = np.empty(shape, np.float32) if both else None
@@ -36,6 +39,7 @@ def predict(network: Network, images: Tensor, both: bool = True) -> tuple[np.nda
         trained[start : start + size] = _finite(network.finish(plain, network.tau_sharp))
         if report is not None:
             report[start : start + size] = _finite(network.finish(plain, REPORT_TAU))
+    network.unet.dtype = trained_in
     return trained, report
 
 
@@ -54,15 +58,17 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Everything that is measured on a finished run, as float64 arrays with a value for each image.
 
-    Of the validation images: `mse`, `mse_report`, and as trained `psnr_hvs_m` (dB), `ssim`, `gradient_energy`
-    and `zeros` (three values: the share of zeros in each output channel). Of the test images, where there are
-    any: `test_mse` and `test_mse_report`.
+    Of the validation images: `mse`, `mse_report`, `highest_report` (the highest value of each prediction as
+    the report evaluated), and as trained `psnr_hvs_m` (dB), `ssim`, `gradient_energy` and `zeros` (three
+    values: the share of zeros in each output channel). Of the test images, where there are any: `test_mse`
+    and `test_mse_report`.
     """
     clean = validation["clean"].numpy()
     trained, report = predict(network, validation["noisy_1"].to(device))
     measured = {
         "mse": mse_per_image(trained, clean),
         "mse_report": mse_per_image(report, clean),
+        "highest_report": report.max(axis=(1, 2, 3)).astype(np.float64),
         "psnr_hvs_m": psnr_hvs_m(trained, clean),
         "ssim": ssim(trained, clean),
         "gradient_energy": gradient_energy(trained),

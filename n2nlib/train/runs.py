@@ -44,7 +44,7 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
 from n2nlib.train.identity import RunParams, identity, images_of, measuring_code, run_name, training_code
-from n2nlib.train.network import Network, layer_dtype, load_network, save_network
+from n2nlib.train.network import Network, load_network, save_network
 
 RUNS = ROOT / "data" / "runs"
 MODEL, CURVE, MEASURED = "model.safetensors", "curve.safetensors", "measured.safetensors"
@@ -96,13 +96,15 @@ class Result:
         """What tables show of a run after its last epoch, dB unless named.
 
         Validation as trained: psnr_mean and psnr_std over subsets, psnr_full, psnr_per_image, psnr_hvs_m,
-        ssim; as the report evaluated: report_mean, report_std, report_full. Test set (NaN without one):
-        test_full, test_per_image, test_report_full.
+        ssim; as the report evaluated: report_mean, report_std, report_full, and peak_change, see
+        `metrics.peak_change`. Test set (NaN without one): test_full, test_per_image, test_report_full.
         """
         summary = metrics.summarize(self.errors["mse"], params.evaluation, params.seed)
         mean, std = metrics.subset_psnr(self.errors["mse_report"], params.evaluation, params.seed)
         summary |= {"report_mean": mean, "report_std": std}
         summary["report_full"] = metrics.psnr_full(self.errors["mse_report"])
+        highest = self.errors["highest_report"]
+        summary["peak_change"] = metrics.peak_change(highest, params.evaluation, params.seed)
         summary |= {name: float(self.errors[name].mean()) for name in ("psnr_hvs_m", "ssim")}
         test = self.errors.get("test_mse", np.array([np.nan]))
         summary["test_full"], summary["test_per_image"] = (
@@ -162,7 +164,6 @@ def measure_again(
             network, _ = load_network(folder / MODEL)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
             continue
-        network.unet.dtype = layer_dtype(run.precision, device)
         measured = _measure(folder, network.to(device), pairs, device)
         write_json(folder / "run.json", about | {"measured": measured})
         result = find(stage, run, pairs.hash)
