@@ -6,7 +6,7 @@ and on plain ones (`SETTINGS`), and its score is the worst of them: one rate ser
 share optimiser and loss. The two best rates are tried with more seeds, and the best of these over the longest
 schedule of the scale at a constant rate, which is the hardest to survive; the second one, too, if a run of
 the first ends below its noisy input there. At scale workstation one batch size is tried and the long
-trainings have one seed, because each of them takes minutes; scale laptop tries more. Writes
+trainings have one seed and setting, because each of them takes minutes; scale laptop tries more. Writes
 benchmarks/records/rates_<scale>.csv, one row per run.
 """
 
@@ -60,7 +60,7 @@ class Search:
 SEEDS = (0, 1, 2)  # the first one for all rates, the others for the two best ones
 SEARCH = {
     "laptop": Search((1, 2, 4, 8, 16, 32), 780, 4, (1, 2), SEEDS, SETTINGS),
-    "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1], SETTINGS[3])),
+    "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1],)),
 }
 
 

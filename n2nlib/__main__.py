@@ -90,9 +90,10 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _readme(arguments: argparse.Namespace) -> None:
-    from n2nlib.report.readme import write_readme
+    from n2nlib.report.readme import bundle_model, write_readme
 
     write_readme(arguments.check)
+    bundle_model(arguments.check)
 
 
 def _denoise(arguments: argparse.Namespace) -> None:
@@ -154,9 +155,11 @@ def parser() -> argparse.ArgumentParser:
     paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results")
     paper.set_defaults(do=_paper)
 
-    readme = commands.add_parser("readme", help="write the results in reports/ into README.md")
+    readme = commands.add_parser(
+        "readme", help="put results of reports/ into README.md, and the best model into the package"
+    )
     readme.add_argument(
-        "--check", action="store_true", help="write nothing; exit status 1 if README.md differs"
+        "--check", action="store_true", help="write nothing; exit status 1 if anything differs"
     )
     readme.set_defaults(do=_readme)
 

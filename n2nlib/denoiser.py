@@ -14,14 +14,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from n2nlib.files import ROOT, UserError, read_json, relative, replacing
+from n2nlib.files import UserError, read_json, relative, replacing
 from n2nlib.metrics import mse_per_image, psnr_full
 from n2nlib.pairs.corruption import block_mean, cut, draw
 from n2nlib.pairs.photos import UNREADABLE, Photo
 from n2nlib.train.network import DEPTH, Network, load_network
 
 REACH = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
-BUNDLED = Path(__file__).with_name("models") / "best.safetensors"  # package data, also in an installed wheel
+# Package data, also in an installed wheel; `report.readme.bundle_model` puts it there.
+BUNDLED = Path(__file__).with_name("models") / "best.safetensors"
 BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -35,7 +36,7 @@ class Denoiser:
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> Denoiser:
-        """Read a model file, by default the best committed model (see `default_model`).
+        """Read a model file, by default the best committed model.
 
         Raises `UserError` if the file is missing, damaged or no model.
         """
@@ -97,27 +98,10 @@ class Denoiser:
 
 
 def default_model() -> Path:
-    """The model with the highest test PSNR, of those committed in this checkout and the bundled one.
-
-    The models of scales smoke and laptop, which see few photographs or none, count only if there is no other.
-    Raises `UserError` if there is no model at all.
-    """
-    found = {
-        path: read_json(path.with_suffix(".json"))
-        for path in ROOT.glob("reports/*/07_beyond/best.safetensors")
-    }
-    if BUNDLED.is_file():
-        found[BUNDLED] = read_json(BUNDLED.with_suffix(".json"))
-    if not found:
-        raise UserError("no trained model here; run dvc repro, or give a model file")
-
-    def quality(path: Path) -> tuple[bool, float]:
-        about = found[path]
-        few = about["scale"] in ("smoke", "laptop")
-        test = about["metrics"].get("test_full")
-        return not few, about["metrics"]["psnr_full"] if test is None or math.isnan(test) else test
-
-    return max(found, key=quality)
+    """The best committed model, which is package data. Raises `UserError` if it is missing."""
+    if not BUNDLED.is_file():
+        raise UserError(f"{BUNDLED}: missing; install n2nlib again, or give a model file")
+    return BUNDLED
 
 
 def describe(path: Path) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +27,8 @@ from n2nlib.params import Params, load_params
 from n2nlib.train import runs
 from n2nlib.train.runs import RunParams
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # no test looks at a speed
+hypothesis.settings.load_profile("no deadline")
 torch.set_num_threads(1)  # tests run beside each other, and a worker process trains with one thread
 SMOKE = ROOT / "params" / "smoke.yaml"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -84,7 +84,7 @@ def test_a_pair_is_cropped_alike_and_the_batch_keeps_its_size() -> None:
     assert not torch.equal(first, image)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), how=st.sampled_from(["image", "batch", "none"]))
 def test_flips_are_one_of_four_and_alike_in_a_pair(seed: int, how: str) -> None:
     image = torch.rand(8, 3, 4, 4, generator=_generator(seed))

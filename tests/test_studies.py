@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from n2nlib.experiments import best, beyond, paper_runs, results
 from n2nlib.experiments.pipeline import Experiment
 from n2nlib.files import UserError, write_json
 from n2nlib.metrics import mse_per_image, psnr_full
+from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params, load_params
 from n2nlib.train.network import Network
@@ -254,25 +256,40 @@ def test_the_best_model_is_evaluated_with_and_without_flips(
 
 def test_references_are_read_on_the_test_set(trained: Experiment, sets: dict[str, PairSet]) -> None:
     models = {
-        one.row["model"]: best.denoiser(result, False)
+        one.row["model"]: [best.denoiser(result, False)]
         for one, result in zip(trained.planned, trained.finished, strict=True)
     }
-    table, differences = best.references(sets[""], models)
+    classical = baselines.best(baselines.baselines(sets[""]))[0]  # chosen on validation
+    table, differences = best.references(sets[""], models, classical)
     assert set(table["split"]) == {"test"}
     psnr = table.set_index("method")["psnr_full"]
     assert psnr[best.BEST] == pytest.approx(trained.table["test_full"][0], abs=1e-3)
-    strongest = psnr.drop(["noisy input", *models]).idxmax()
     twin = best.TWIN.format(best.BEST)
-    assert differences["what"].tolist() == [
-        f"{best.BEST} − {strongest}",
-        f"{best.BEST} − {twin}",
-        f"{twin} − {strongest}",
-    ]
-    expected = [psnr[best.BEST] - psnr[strongest], psnr[best.BEST] - psnr[twin], psnr[twin] - psnr[strongest]]
+    pairs_compared = [(best.BEST, classical), (best.BEST, twin), (twin, classical)]
+    assert differences["what"].tolist() == [f"{one} − {other}" for one, other in pairs_compared]
+    expected = [psnr[one] - psnr[other] for one, other in pairs_compared]
     assert differences["estimate"].tolist() == pytest.approx(expected)
-    assert (differences["low"] < differences["estimate"]).all()
-    without = PairSet(sets[""].folder, {}, sets[""].train, sets[""].validation, {})
-    assert set(best.references(without, {})[0]["split"]) == {"validation"}
+    without = PairSet(sets[""].folder, sets[""].card, sets[""].train, sets[""].validation, {})
+    assert set(best.references(without, {}, classical)[0]["split"]) == {"validation"}
+
+
+@pytest.mark.parametrize("photographs", [best.FEWEST_PHOTOGRAPHS - 1, best.FEWEST_PHOTOGRAPHS])
+def test_images_of_a_few_photographs_have_no_interval(
+    trained: Experiment, sets: dict[str, PairSet], photographs: int
+) -> None:
+    of_few = replace(sets[""], card={"photographs": {"test": photographs}})
+    models = {best.BEST: [best.denoiser(result, False) for result in trained.finished]}
+    classical = baselines.best(baselines.baselines(of_few))[0]
+    table, differences = best.references(of_few, models, classical)
+    row = differences.iloc[0]
+    assert row["photographs"] == photographs
+    assert (row["low"] < row["estimate"] < row["high"]) == (photographs == best.FEWEST_PHOTOGRAPHS)
+    assert np.isnan(row["low"]) == (photographs < best.FEWEST_PHOTOGRAPHS)
+    assert table.set_index("method")["seeds"][best.BEST] == len(trained.finished)
+    assert row["estimate"] == pytest.approx(
+        trained.table["test_full"].mean() - table.set_index("method")["psnr_full"][classical],
+        abs=2e-3,
+    )
 
 
 def test_sizes_have_the_pixels_of_their_pairs(studies: Experiment, sets: dict[str, PairSet]) -> None:
@@ -299,7 +316,7 @@ def test_the_model_card_says_what_the_result_files_say(
     metrics = best.evaluate(trained.finished[0], sets[""], small, True)
     arguments = trained.planned[0], trained.finished[0], small
     about = paper_runs.save_model("07_beyond/best", *arguments, metrics, flips=True)
-    table, _ = best.references(sets[""], {best.BEST: best.denoiser(trained.finished[0], True)})
+    table, _ = best.references(sets[""], {best.BEST: [best.denoiser(trained.finished[0], True)]}, "")
     table.to_csv(small.reports / "07_beyond" / "references.csv", index=False)
     card = best.write_card(small, sets["best"]).read_text("utf-8")
     assert f"| {best.BEST} | {about['metrics']['test_full']:.2f} |" in card

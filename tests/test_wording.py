@@ -41,26 +41,35 @@ def test_the_main_finding_turns_with_its_evidence() -> None:
     assert "does not compare" in wording.main_finding(_sharpening(0, 1).head(1))
 
 
-def test_what_holds_needs_an_interval_and_the_sign_of_the_report() -> None:
-    rows = [_effect(REPORT, factor, 0.5, 0.1) for factor in ("loss", "optimizer", "crops", "arch")]
-    ours = {"loss": (0.3, 0.1), "optimizer": (-0.3, 0.1), "crops": (0.3, 0.4), "arch": (0.05, 0.01)}
-    rows += [_effect(TRAINED, factor, *value) for factor, value in ours.items()]
-    holds, reverse, unclear = wording.lasting_finding(pd.DataFrame(rows)).split(". ")
-    assert "MSE − L1" in holds
-    assert "Adam − SGD" in reverse
-    assert "crops" in unclear
-    assert "TConv" in unclear  # smaller than the margin
+def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() -> None:
+    claim = {"ours": -0.4, "ci_low": -0.7, "ci_high": -0.1, "basis": "one seed"}
+    verdicts = {
+        "crops_mixed": "not reproduced",
+        "adam_better": "not tested",
+        "sharpening_better": "reproduced",
+    }
+    rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    found = wording.lasting_finding(pd.DataFrame(rows))
+    assert "(one seed)" in found
+    assert "training on crops: −0.40 dB [−0.70, −0.10] (the report's claim: not reproduced)" in found
+    assert "Adam" not in found  # not tested
+    assert "sharpening" not in found
+    assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
 
 
-def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
-    rows = [
-        _effect(TRAINED, "arch", value, 0.1) | {"images": n, "scale": "s"}
-        for n, value in ((10, 2), (5000, 0.1))
-    ]
-    text = wording.length_finding(pd.DataFrame(rows))
-    assert "+2.00 dB [+1.90, +2.10] after 10 images to +0.10 dB [0.00, +0.20] after 5,000" in text
-    rows[0] |= {"low": 0.0}
-    assert "no effect changes" in wording.length_finding(pd.DataFrame(rows))
+def _at(images: int, estimate: float, scale: str = "s") -> dict[str, object]:
+    return _effect(TRAINED, "arch", estimate, 0.1) | {"images": images, "scale": scale}
+
+
+def test_an_effect_depends_on_length_if_its_intervals_part_within_a_scale() -> None:
+    changed = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1)]))
+    assert "these effects change: TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB" in changed
+    same = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1)]))
+    assert "no effect changes clearly: TConv − Upsample +0.20 dB [+0.10, +0.30], then +0.10 dB" in same
+    longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
+    assert longer.startswith(same)  # another scale differs in more than its length
+    assert "After 90,000 images at scale other (3 seeds; batch and rates differ, too)" in longer
+    assert "No training of several lengths" in wording.length_finding(pd.DataFrame([_at(10, 2.0)]))
 
 
 def test_verdicts_are_counted_in_one_order() -> None:
@@ -176,8 +185,13 @@ def test_readme_takes_its_results_from_files(elsewhere: Params, tmp_path: Path) 
     _sharpening(-0.02, 1.2).to_csv(folder / "effects.csv", index=False)
     columns = ["reference", "source", "arch", "mean_abs_diff"]
     pd.DataFrame(columns=columns).to_csv(folder / "agreement.csv", index=False)
-    pd.DataFrame({"verdict": ["reproduced"]}).to_csv(folder / "claims.csv", index=False)
+    claim = {"claim": "crops_mixed", "ours": -0.4, "ci_low": -0.7, "ci_high": -0.1, "verdict": "reproduced"}
+    pd.DataFrame([claim | {"basis": "one seed"}]).to_csv(folder / "claims.csv", index=False)
     (laptop.reports / "07_beyond").mkdir()
+    (laptop.reports / "01_data").mkdir()
+    on_validation = pd.DataFrame({"method": ["noisy input", "median (radius 1)"], "psnr_full": [20.0, 23.0]})
+    on_validation.loc[2] = ["linear filter (5 x 5)", 22.9]
+    on_validation.to_csv(laptop.reports / "01_data" / "baselines.csv", index=False)
     _references().to_csv(laptop.reports / "07_beyond" / "references.csv", index=False)
     readme.write_results(laptop)
     with pytest.raises(UserError, match="are not those in reports/"):
@@ -188,6 +202,30 @@ def test_readme_takes_its_results_from_files(elsewhere: Params, tmp_path: Path) 
     assert text.startswith("Title\n")
     assert text.endswith("\nEnd\n")
     assert "is a matter of how it was measured" in text
-    assert "| linear filter (5 x 5) | 23.90 | 24.80 |" in text
+    assert "| median (radius 1) | 22.50 | 23.40 |" in text  # the best one on validation, not on test
+    assert "linear filter" not in text
     assert "| best model | 24.70 | 25.60 |" in text
-    assert "median" not in text  # only the best classical method
+
+
+MODELS = {"laptop": 24.9, "workstation": 24.4, "paper": 24.6}  # scale -> PSNR on test images (dB)
+
+
+@pytest.mark.parametrize(
+    ("scales", "chosen"), [(["laptop", "workstation", "paper"], "paper"), (["workstation"], "workstation")]
+)
+def test_the_package_holds_the_best_model(tmp_path: Path, scales: list[str], chosen: str) -> None:
+    package = tmp_path / "package" / "best.safetensors"
+    package.parent.mkdir()
+    readme.bundle_model(check=True, root=tmp_path, package=package)  # no scale has a model
+    for scale in scales:
+        folder = tmp_path / "reports" / scale / "07_beyond"
+        folder.mkdir(parents=True)
+        (folder / "best.safetensors").write_text(scale)
+        (folder / "best.md").write_text(f"card of {scale}")
+        (folder / "best.json").write_text(json.dumps({"metrics": {"test_full": MODELS[scale]}}))
+    with pytest.raises(UserError, match="run python -m n2nlib readme"):
+        readme.bundle_model(check=True, root=tmp_path, package=package)
+    readme.bundle_model(check=False, root=tmp_path, package=package)
+    readme.bundle_model(check=True, root=tmp_path, package=package)
+    assert package.read_text() == chosen
+    assert package.with_suffix(".md").read_text() == f"card of {chosen}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from n2nlib.train.runs import Planned, Result
 
 FINAL, BEST = "final model", "best model"
 TWIN = "{}, trained on clean targets"
+FEWEST_PHOTOGRAPHS = 20  # behind the images of an interval
 PHOTOGRAPHS = {  # of a source, in words
     "bundled": "the colour photographs inside scikit-image, scikit-learn and matplotlib",
     "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
@@ -95,30 +97,41 @@ def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFram
     )
 
 
-def references(pairs: PairSet, models: Mapping[str, Denoiser]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def references(
+    pairs: PairSet, models: Mapping[str, Sequence[Denoiser]], classical: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Classical methods and `models` on the test set, or on validation without one: (table, differences).
 
-    `models` maps names to denoisers; the twin of a model is named `TWIN.format(name)`. The table has the
-    columns split and those of baselines.csv. The differences compare each model with the best classical
-    method and with its twin: what, the fields of `effects.Effect` (dB), with intervals over images.
+    `models` maps names to denoisers, one for each seed; the twin of a model is named `TWIN.format(name)`. The
+    table has the columns split, seeds and those of baselines.csv, which are means over seeds. The differences
+    compare each model with `classical`, the classical method that is the best one on validation, and with its
+    twin: what, photographs, and the fields of `effects.Effect` (dB). The intervals are over images and, from
+    three seeds on, over seeds. There are none for images of fewer than `FEWEST_PHOTOGRAPHS` photographs,
+    because images of one photograph are not independent.
     """
     split = "test" if pairs.test else "validation"
-    images = getattr(pairs, split)
-    noisy, clean = images["noisy_1"].numpy(), images["clean"].numpy()
-    denoised = baselines.denoise_all(pairs, split)
-    classical = list(denoised)[1:]
-    denoised |= {name: model.predict(noisy) for name, model in models.items()}
-    table = pd.DataFrame([baselines.evaluate(name, found, clean) for name, found in denoised.items()])
-    table.insert(0, "split", split)
-    errors = {name: metrics.mse_per_image(found, clean)[None] for name, found in denoised.items()}
-    strongest = min(classical, key=lambda name: errors[name].mean())
-    rows = [
-        {"what": f"{name} − {other}"} | asdict(effects.compare(errors[name], errors[other]))
-        for name in models
-        for other in (strongest, TWIN.format(name))
-        if other in errors
-    ]
-    return table, pd.DataFrame(rows)
+    noisy, clean = (getattr(pairs, split)[version].numpy() for version in ("noisy_1", "clean"))
+    photographs = pairs.card["photographs"].get(split, len(noisy))  # unknown for course files: one an image
+    denoised = {name: [found] for name, found in baselines.denoise_all(pairs, split).items()}
+    denoised |= {name: [model.predict(noisy) for model in seeds] for name, seeds in models.items()}
+    rows = []
+    for name, seeds in denoised.items():
+        measured = pd.DataFrame([baselines.evaluate(name, found, clean) for found in seeds])
+        means = measured.drop(columns="method").mean().to_dict()
+        rows.append({"split": split, "method": name, "seeds": len(seeds)} | means)
+    errors = {
+        name: np.stack([metrics.mse_per_image(found, clean) for found in seeds])
+        for name, seeds in denoised.items()
+    }
+    compared = []
+    for name, other in product(models, (classical, TWIN)):
+        if (reference := other.format(name)) in errors:
+            effect = effects.compare(errors[name], errors[reference])
+            if photographs < FEWEST_PHOTOGRAPHS:
+                effect = replace(effect, low=np.nan, high=np.nan)
+            about = {"what": f"{name} − {reference}", "photographs": photographs}
+            compared.append(about | asdict(effect))
+    return pd.DataFrame(rows), pd.DataFrame(compared)
 
 
 def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:

@@ -106,14 +106,13 @@ class Chain:
         planned = [*best.best_runs(self.params), *self._twins(), *beyond.study_runs(self.params)]
         return self._experiment("beyond", planned, self.sets)
 
-    def models(self) -> dict[str, Denoiser]:
-        """The final and the best model and their twins, by the names that `best.references` expects."""
-        found = {best.FINAL: best.denoiser(self.final.finished[0], False)}
-        if self.twin.finished:
-            found[best.TWIN.format(best.FINAL)] = best.denoiser(self.twin.finished[0], False)
+    def models(self) -> dict[str, list[Denoiser]]:
+        """The final and the best model and their twins, one for each seed, as `best.references` expects."""
+        found = {best.FINAL: self.final.finished, best.TWIN.format(best.FINAL): self.twin.finished}
+        models = {name: [best.denoiser(one, False) for one in runs] for name, runs in found.items() if runs}
         long = zip(self.best.planned, self.best.finished, strict=True)
         flips = self.params.best.flips
-        return found | {one.row["model"]: best.denoiser(result, flips) for one, result in long}
+        return models | {one.row["model"]: [best.denoiser(result, flips)] for one, result in long}
 
     def _experiment(
         self, stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet] | None = None

@@ -21,6 +21,7 @@ import nbformat
 import pandas as pd
 
 from n2nlib.files import ROOT, UserError, read_json, relative, write_text
+from n2nlib.pairs import baselines
 from n2nlib.params import Params, load_params, sections_of
 
 SOURCES = ROOT / "notebooks"
@@ -213,16 +214,17 @@ def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
     metrics |= {f"best_{name}": value for name, value in best.items()}
     rows = {
         "noisy input": ("noisy_psnr_full", "noisy_test_full"),
-        "final network, as trained": ("final_psnr_full", "final_test_full"),
-        "final network, as the report evaluated": ("final_report_full", "final_test_report_full"),
+        "final model, as trained": ("final_psnr_full", "final_test_full"),
+        "final model, as the report evaluated": ("final_report_full", "final_test_report_full"),
         "best model": ("best_psnr_full", "best_test_full"),
     }
     values = {name: [metrics.get(key, math.nan) for key in keys] for name, keys in rows.items()}
-    tables = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
-    classical = [pd.read_csv(path).iloc[1:].nlargest(1, "psnr_full") for path in tables if path.is_file()]
-    if classical:
-        name = f"best classical method: {classical[0]['method'].item()}"
-        values[name] = [*(one["psnr_full"].item() for one in classical), math.nan][:2]
+    paths = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
+    if paths[0].is_file():
+        validation, test = (pd.read_csv(path) if path.is_file() else pd.DataFrame() for path in paths)
+        name, db = baselines.best(validation)
+        test_db = baselines.elsewhere(validation, test)[1] if len(test) else math.nan
+        values[f"best classical method on validation: {name}"] = [db, test_db]
     found = {name: two for name, two in values.items() if not all(map(math.isnan, two))}
     lowest_first = sorted(found.items(), key=lambda item: (item[0] != "noisy input", item[1][0]))
     return [(name, ["–" if math.isnan(one) else f"{one:.2f}" for one in two]) for name, two in lowest_first]

@@ -1,15 +1,21 @@
-"""README's results: notebook 06 writes the findings, `python -m n2nlib readme` puts them into README.md."""
+"""What a release takes from the results: the findings in README.md, and the best model in the package.
+
+Notebook 06 writes the findings of its scale. `python -m n2nlib readme` puts them into README.md and copies
+the model.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from n2nlib.denoiser import BUNDLED
 from n2nlib.experiments import best, published
-from n2nlib.files import ROOT, UserError, write_text
+from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_text
 from n2nlib.pairs import baselines
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
@@ -25,6 +31,8 @@ PICTURES = {
     "01_data/noise_schematic.png": "From a photograph to its blocks, and from a block to a noisy pixel",
     "07_beyond/fig_best.png": "Noisy images, what the final and the best model make of them, clean images",
 }
+MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
+MODEL = "07_beyond/best"  # in reports/<scale>/
 BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
@@ -51,11 +59,10 @@ def findings(params: Params) -> str:
         return f"{wording.main_finding(found)} {close} {files}"
 
     def lasting() -> str:
-        verdicts = wording.verdict_counts(result("claims"))
+        weighed = result("claims")
+        verdicts = wording.verdict_counts(weighed)
         files = links("06_discussion/effects.png", "06_discussion/claims.csv")
-        return (
-            f"{wording.lasting_finding(result('effects'))} Of all claims of the report: {verdicts}. {files}"
-        )
+        return f"{wording.lasting_finding(weighed)} Of all claims of the report: {verdicts}. {files}"
 
     def length() -> str:
         files = links("06_discussion/training_length.png", "06_discussion/training_length.csv")
@@ -81,13 +88,16 @@ def _or_missing(make: Callable[[], str]) -> str:
 
 
 def result_table(folder: Path) -> str:
-    """PSNRs of references.csv in Markdown: noisy input, best classical method, and every network."""
+    """PSNRs of references.csv in Markdown: noisy input, best classical method, and every network.
+
+    The classical method is the one that is best on the validation images.
+    """
     path = folder / "07_beyond" / "references.csv"
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     if "split" not in table:
         return f"The result table is not available: {path.parent.name}/{path.name} is missing (dvc repro)."
     network = table["method"].str.startswith((best.FINAL, best.BEST))
-    classical, _ = baselines.best(table[~network])
+    classical, _ = baselines.best(pd.read_csv(folder / "01_data" / "baselines.csv"))
     rows = table[network | table["method"].isin([baselines.NOISY, classical])]
     lines = [f"| {table['split'].iloc[0]} images | PSNR (dB) | PSNR per image (dB) |", "|---|---|---|"]
     lines += [
@@ -129,3 +139,24 @@ def write_readme(check: bool, root: Path = ROOT) -> None:
         raise UserError(f"{path.name}: its results are not those in reports/; run python -m n2nlib readme")
     if not check:
         write_text(path, new)
+
+
+def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED) -> None:
+    """Copy the best model of the scales, with its description and its card, to where `denoise` looks for it.
+
+    It is the one with the highest PSNR on the test images of its scale, all of them photographs of ImageNet.
+    With `check`, raise `UserError` if it is not there yet.
+    """
+    models = [root / "reports" / scale / f"{MODEL}.json" for scale in MODEL_SCALES]
+    metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}
+    if not metrics:
+        return
+    best_model = max(metrics, key=lambda path: metrics[path].get("test_full", 0.0))
+    for suffix in (".safetensors", ".json", ".md"):
+        source, target = best_model.with_suffix(suffix), package.with_suffix(suffix)
+        if not source.is_file() or (target.is_file() and target.read_bytes() == source.read_bytes()):
+            continue
+        if check:
+            raise UserError(f"{relative(target)}: not {relative(source)}; run python -m n2nlib readme")
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)

@@ -138,6 +138,7 @@ COLUMNS: dict[str, Column] = {
         verdict="Verdict",
         verdict_report_evaluation="Verdict as the report evaluated",
         basis="Interval over",
+        photographs="Photographs",
         rule="Rule",
         evidence="Evidence",
         section="Section",
@@ -235,6 +236,14 @@ def study_sentence(found: pd.DataFrame) -> str:
     return f"**{' '.join(parts)}**"
 
 
+COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, in words
+    "adam_better": "Adam instead of SGD:",
+    "mse_consistent": "MSE instead of L1:",
+    "crops_mixed": "training on crops:",
+    "tconv_worse": "transposed convolutions instead of nearest-neighbour upsampling:",
+}
+
+
 def main_finding(found: pd.DataFrame) -> str:
     """Where the report's +1.18 dB by sharpening comes from, from effects.csv."""
     rows = found[found["factor"] == "sharpen"].set_index("source")
@@ -257,47 +266,55 @@ def main_finding(found: pd.DataFrame) -> str:
     )
 
 
-def lasting_finding(found: pd.DataFrame) -> str:
-    """Which directions of the report's other factors of Table I hold as trained, from effects.csv."""
-    rows = found[found["factor"].isin(TABLE1) & (found["factor"] != "sharpen")]
-    report = rows[rows["source"] == REPORT].set_index("factor")["estimate"]
-    ours = rows[rows["source"] == TRAINED].to_dict("records")
-    if not ours:
+def lasting_finding(weighed: pd.DataFrame) -> str:
+    """What the other factors of Table I change as trained, and what becomes of the report's claims.
+
+    `weighed` is claims.csv.
+    """
+    rows = weighed[weighed["claim"].isin(COMPARED) & (weighed["verdict"] != claims.NOT_TESTED)]
+    if rows.empty:
         return "This scale compares nothing else of Table I."
-    holds, reverse, unclear = [], [], []
-    for row in ours:
-        theirs = report[row["factor"]]
-        words = f"{row['what']} {signed(row['estimate'])} dB {interval(row)}"
-        clear = outcome(row) in ("better", "worse") and abs(row["estimate"]) >= MARGIN
-        same = (theirs > 0) == (row["estimate"] > 0)
-        (unclear if not clear else holds if same else reverse).append(words)
-    found = (
-        f"these comparisons of the report hold: {'; '.join(holds)}" if holds else "none of them is confirmed"
-    )
-    parts = [f"Evaluated as trained ({over(ours[0])}), {found}."]
-    parts += [f"These come out the other way round: {'; '.join(reverse)}."] * bool(reverse)
-    return " ".join([*parts, *[f"These stay open: {'; '.join(unclear)}."] * bool(unclear)])
+    listed = []
+    for row in rows.rename(columns={"ci_low": "low", "ci_high": "high"}).to_dict("records"):
+        words = f"{COMPARED[row['claim']]} {signed(row['ours'])} dB {interval(row)}"
+        listed.append(f"{words} (the report's claim: {row['verdict']})")
+    basis = rows["basis"].iloc[0]
+    return f"Evaluated as trained ({basis}), the PSNR changes as follows. {'; '.join(listed)}."
 
 
 def length_finding(length: pd.DataFrame) -> str:
-    """Which effects as trained change with the length of training, from training_length.csv."""
-    changed, images = [], sorted(set(length["images"]))
-    for factor, rows in length[length["source"] == TRAINED].groupby("factor", sort=False):
-        first, last = (rows.sort_values("images").iloc[end] for end in (0, -1))
-        if first["high"] < last["low"] or last["high"] < first["low"]:
-            changed.append(
-                f"{TABLE1[factor][0]} goes from {signed(first['estimate'])} dB {interval(first)} after "
-                f"{first['images']:,.0f} images to {signed(last['estimate'])} dB {interval(last)} after "
-                f"{last['images']:,.0f} (scale {last['scale']})"
-            )
-    if changed:
-        return f"Some conclusions depend on the length of training: {'; '.join(changed)}."
-    if len(images) < 2:
+    """How effects as trained change with the length of training, from training_length.csv.
+
+    Lengths are compared within the scale whose rows come first. Other scales differ in more than the length.
+    """
+    rows = length[length["source"] == TRAINED]
+    here = rows["scale"].iloc[0]
+    changed, unchanged, lengths = [], [], sorted(set(rows.loc[rows["scale"] == here, "images"]))
+    for factor, of_factor in rows[rows["scale"] == here].groupby("factor", sort=False):
+        first, last = (of_factor.sort_values("images").iloc[end] for end in (0, -1))
+        apart = first["high"] < last["low"] or last["high"] < first["low"]
+        words = f"{TABLE1[factor][0]} {signed(first['estimate'])} dB {interval(first)}"
+        words += f", then {signed(last['estimate'])} dB {interval(last)}"
+        (changed if apart else unchanged).append(words)
+    if len(lengths) < 2:
         return "No training of several lengths is available."
-    return (
-        f"Between {images[0]:,} and {images[-1]:,} images of training no effect changes by more than its "
-        "interval."
-    )
+    parts = [f"From {lengths[0]:,} to {lengths[-1]:,} images of training,"]
+    parts += [f"these effects change: {'; '.join(changed)}." if changed else "no effect changes clearly:"]
+    if unchanged:
+        parts += [f"{'These do not change clearly: ' if changed else ''}{'; '.join(unchanged)}."]
+    longest = rows[rows["scale"] != here].nlargest(1, "images")
+    if len(longest) and longest["images"].item() > lengths[-1]:
+        of_scale = rows[(rows["scale"] == longest["scale"].item()) & (rows["images"] == rows["images"].max())]
+        listed = [
+            f"{TABLE1[row.factor][0]} {signed(row.estimate)} dB {interval(row._asdict())}"
+            for row in of_scale.itertuples()
+        ]
+        seeds = longest["seeds"].item()
+        parts.append(
+            f"After {longest['images'].item():,} images at scale {longest['scale'].item()} "
+            f"({seeds} seed{'s' * (seeds > 1)}; batch and rates differ, too): {'; '.join(listed)}."
+        )
+    return " ".join(parts)
 
 
 def agreement_sentence(agreement: pd.DataFrame) -> str:
@@ -348,7 +365,8 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
     rows = references.set_index("method")["psnr_full"]
     best = rows.idxmax()
     listed = [
-        f"{row.what}: {signed(row.estimate)} dB {interval(row._asdict())}" for row in differences.itertuples()
+        f"{row.what}: {signed(row.estimate)} dB {interval(row._asdict())} ({over(row._asdict())})"
+        for row in differences.itertuples()
     ]
     return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}."
 
