@@ -26,7 +26,7 @@ import torch
 from benchmarks.training import default_run, rate
 from n2nlib.files import ROOT
 from n2nlib.params import load_params
-from n2nlib.report.diagrams import cost
+from n2nlib.report.diagrams import costs
 from n2nlib.train import loop, sweep
 from n2nlib.train.cuda_graph import compiled
 from n2nlib.train.identity import RunParams
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     best = precision, batch, how, at_once = max(rates, key=rates.__getitem__)
     result = {"device": machine(device), "limits": limits(device)}
     result["images_per_s"] = {_words(way): round(value, 1) for way, value in rates.items()}
-    gflop = cost(arguments.width, "upsample")["forward_backward_gflop"]
+    gflop = costs(arguments.width).set_index("arch")["forward_backward_gflop"]["upsample"]
     result |= {"best": _words(best), "achieved_tflops": round(rates[best] * gflop / 1e3, 4)}
     if cuda:
         run = default_run(paper, width=arguments.width, precision=precision, batch_size=batch)

@@ -3,10 +3,10 @@
 It trains on four fifths of the training photographs of a scale and evaluates on the rest, so neither
 validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
 and on plain ones (`SETTINGS`), and its score is the worst of them: one rate serves all rows of a table that
-share optimiser and loss. The two best rates are tried with more seeds, and the best of these over the longest
-schedule of the scale at a constant rate, which is the hardest to survive; the second one, too, if a run of
-the first ends below its noisy input there. At scale workstation one batch size is tried and the long
-trainings have one seed and setting, because each of them takes minutes; scale laptop tries more. Writes
+share optimiser and loss. The best rate must then survive the longest schedule of the scale, at a constant
+rate, which is the hardest to survive, and the short trainings with two more seeds. If a single run of it ends
+below its noisy input, the next best rate is tried. At scale workstation one batch size is tried, and a long
+training with one seed and setting, because it takes ten minutes; scale laptop tries more. Writes
 benchmarks/records/rates_<scale>.csv, one row per run.
 """
 
@@ -57,7 +57,7 @@ class Search:
     long_settings: tuple[tuple[str, bool, bool], ...]
 
 
-SEEDS = (0, 1, 2)  # the first one for all rates, the others for the two best ones
+SEEDS = (0, 1, 2)  # the first one for all rates, the others for those that survive a long training
 SEARCH = {
     "laptop": Search((1, 2, 4, 8, 16, 32), 780, 4, (1, 2), SEEDS, SETTINGS),
     "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1],)),
@@ -110,11 +110,15 @@ def scores(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
     return frame.reset_index()
 
 
-def best(table: pd.DataFrame, count: int) -> list[tuple]:
-    """The `count` best rates of each batch size, optimiser and loss, by their worst run."""
-    ranked = table[table["failed"] == 0].sort_values("worst", ascending=False)
-    chosen = ranked.groupby(["batch_size", *KIND]).head(count)
-    return [tuple(row) for row in chosen[KEYS[1:]].itertuples(index=False)]
+def ranked(table: pd.DataFrame) -> list[tuple]:
+    """The rates of which no run failed: (batch size, optimiser, loss, rate), by their worst run."""
+    survived = table[table["failed"] == 0].sort_values("worst", ascending=False)
+    return [tuple(row) for row in survived[KEYS[1:]].itertuples(index=False)]
+
+
+def first_of_each(rates: list[tuple]) -> list[tuple]:
+    """The first rate of each batch size, optimiser and loss."""
+    return list({rate[:3]: rate for rate in reversed(rates)}.values())
 
 
 def main() -> None:
@@ -130,25 +134,27 @@ def main() -> None:
         (batch, *kind, rate) for batch in search.batches for kind, rates in RATES.items() for rate in rates
     ]
     tables: list[pd.DataFrame] = []
-
-    def search_further(schedule: str, epochs: int, rates: list[tuple], seeds: tuple, settings: tuple) -> None:
-        planned = search_runs(params, schedule, epochs, rates, seeds, settings)
-        tables.append(results.collect(planned, train_all("rates", planned, pairs, params), params))
-
     noisy_db = pairs.card["noisy_psnr_db"]["validation"]["global"]
-    search_further("short", search.epochs, tried, SEEDS[:1], SETTINGS)
-    search_further("short", search.epochs, best(scores(tables[0], noisy_db), 2), SEEDS[1:], SETTINGS)
-    several = scores(pd.concat(tables), noisy_db)
-    left = best(several[several["runs"] == len(SEEDS) * len(SETTINGS)], 2)
+
+    def survivors(
+        schedule: str, epochs: int, rates: list[tuple], seeds: tuple, settings: tuple
+    ) -> list[tuple]:
+        planned = search_runs(params, schedule, epochs, rates, seeds, settings)
+        if planned:
+            found = train_all("rates", planned, pairs, params)
+            tables.append(results.collect(planned, found, params))
+        return ranked(scores(tables[-1], noisy_db)) if planned else []
+
+    left = survivors("short", search.epochs, tried, SEEDS[:1], SETTINGS)
     left = [rate for rate in left if rate[0] in search.longer]
     images = max(params.curves.epochs, params.fine_tuning.final_epochs) * params.pairs.train
+    epochs = round(images / search.train)
     while left:
-        longest = list({rate[:3]: rate for rate in reversed(left)}.values())  # the best one of each kind
-        settings = search.long_settings
-        search_further("long", round(images / search.train), longest, search.long_seeds, settings)
-        found = scores(tables[-1], noisy_db)
-        failed = {(row.batch_size, row.optimizer, row.loss) for row in found.itertuples() if row.failed}
-        left = [rate for rate in left if rate not in longest and rate[:3] in failed]
+        trying = first_of_each(left)
+        alive = survivors("long", epochs, trying, search.long_seeds, search.long_settings)
+        alive = survivors("short", search.epochs, alive, SEEDS[1:], SETTINGS)
+        done = {rate[:3] for rate in alive}
+        left = [rate for rate in left if rate not in trying and rate[:3] not in done]
     table = pd.concat(tables, ignore_index=True).assign(noisy_psnr_full=noisy_db)
     columns = [*KEYS, "arch", "sharpen", "crops", "seed", "psnr_full", "noisy_psnr_full", "dead"]
     columns += ["seconds", "images"]

@@ -32,6 +32,7 @@ START = {
     "batch_size": 16,
     "sigma_n": 0.0,
     "averaging": 0.0,
+    "precision": "bfloat16",
 }
 SHORT: dict[str, dict[str, object]] = {
     "start": {},

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from n2nlib.experiments.paper_runs import run_params
 from n2nlib.files import ROOT
 from n2nlib.params import Params, load_params
-from n2nlib.report.diagrams import cost
+from n2nlib.report.diagrams import costs
 from n2nlib.train import loop, sweep
 from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network
@@ -134,7 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     result = {"machine": machine(torch.device("cpu")), "workers": len(workers)}
     result |= {"matmul_gflops": round(product, 1), "widths": {}}
     for width in arguments.widths:
-        gflop, slow = cost(width, "upsample")["forward_backward_gflop"], median(plain[width])
+        gflop = costs(width).set_index("arch")["forward_backward_gflop"]["upsample"]
+        slow = median(plain[width])
         batches = {}
         for batch in arguments.batches:
             images = median(ours[width, batch])

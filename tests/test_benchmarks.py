@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import gpu, pairs, precision, predict, rebuild, sweep, training
+from benchmarks import gpu, pairs, precision, predict, rates, rebuild, recipe, sweep, training
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, load_params
 from n2nlib.train.network import Network, save_network
@@ -147,3 +147,41 @@ def test_precision_needs_a_processor_with_bfloat16(monkeypatch):
     monkeypatch.setattr("sys.argv", ["precision"])
     with pytest.raises(UserError, match="no bfloat16"):
         precision.main()
+
+
+def _short(learning_rate: float, *psnr: float, loss: str = "l1") -> list[dict[str, object]]:
+    about = {"schedule": "short", "batch_size": 4, "optimizer": "adam", "loss": loss}
+    return [
+        about | {"learning_rate": learning_rate, "psnr_full": one, "seconds": 1.0, "seed": 0} for one in psnr
+    ]
+
+
+def test_a_rate_is_scored_by_its_worst_run_and_out_if_one_fails():
+    l1 = [*_short(1e-3, 23.0, 22.0), *_short(2e-3, 25.0, 21.9), *_short(4e-3, 26.0, 19.0)]
+    table = pd.DataFrame([*l1, *_short(1e-3, 23.5, 23.5, loss="mse")])
+    scored = rates.scores(table, noisy_db=20.0).set_index(["loss", "learning_rate"])
+    assert scored["worst"]["l1"].tolist() == [22.0, 21.9, 19.0]
+    assert scored["failed"]["l1"].tolist() == [0, 0, 1]
+    order = rates.ranked(scored.reset_index())
+    assert order == [(4, "adam", "mse", 1e-3), (4, "adam", "l1", 1e-3), (4, "adam", "l1", 2e-3)]
+    assert set(rates.first_of_each(order)) == set(order[:2])
+
+
+def test_rates_are_tried_on_every_setting_with_as_many_steps(params: Params):
+    planned = rates.search_runs(params, "short", 4, [(2, "sgd", "mse", 1e-6)], (0, 1), rates.SETTINGS)
+    assert len(planned) == 8
+    for one in planned:
+        run = one.run
+        assert (run.batch_size, run.optimizer, run.loss, run.learning_rate) == (2, "sgd", "mse", 1e-6)
+        assert run.epochs * max(1, len(run.crops)) == 4
+        assert run.annealing_steps == 1
+    (long,) = rates.search_runs(params, "long", 4, [(2, "sgd", "mse", 1e-6)], (0,), rates.SETTINGS[:1])
+    assert long.run.annealing_steps == 0
+
+
+def test_a_variant_of_the_recipe_changes_one_thing(params: Params):
+    planned = recipe.recipe_runs(params, list(recipe.SHORT), recipe.PAIRS)
+    start, *others = (one.run.model_dump() for one in planned)
+    for one, run in zip(planned[1:], others, strict=True):
+        changed = {key for key in start if run[key] != start[key]}
+        assert changed == set(recipe.SHORT[one.row["variant"]]), one.row

@@ -22,7 +22,7 @@ from n2nlib.report import tables, wording
 
 # Largest first: README shows the first scale that has findings.
 SCALES = {
-    "paper": "the report's experiment on photographs of ImageNet, on a GPU",
+    "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
     "workstation": "the report's network on photographs of ImageNet, a night on two CPU cores",
     "laptop": "a small network on photographs inside installed packages, ten minutes on two CPU cores",
 }
