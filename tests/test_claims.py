@@ -5,31 +5,33 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from n2nlib.experiments import claims, effects, published
+from n2nlib.experiments import claims, discussion, effects, published
 from n2nlib.experiments.claims import (
-    BETTER,
-    CONSISTENTLY_BETTER,
     INCONCLUSIVE,
-    MIXED_RESULTS,
-    NO_ADVANTAGE,
     NOT_REPRODUCED,
     NOT_TESTED,
     REPRODUCED,
-    SIMILAR,
     TOO_SMALL,
-    WORSE,
     Results,
     Rule,
+    better,
+    consistently_better,
+    mixed,
+    no_advantage,
+    similar,
+    worse,
 )
 from n2nlib.experiments.effects import Effect
+from n2nlib.experiments.paper_runs import has_setting
 
-MEASURES = {claim.name: claim.measure for claim in claims.CLAIMS}
-RULES = [BETTER, WORSE, CONSISTENTLY_BETTER, MIXED_RESULTS, NO_ADVANTAGE, SIMILAR]
+MEASURES = {claim: measure.effect for claim, (_, measure) in claims.CLAIMS.items()}
+RULES = [better, worse, consistently_better, mixed, no_advantage, similar]
 UNKNOWN = math.nan
 TABLES = 2000
 CHANCE = 0.025 + 3 * math.sqrt(
@@ -37,51 +39,61 @@ CHANCE = 0.025 + 3 * math.sqrt(
 )  # what a rule may err, and three Monte Carlo deviations
 
 
-def _effect(low: float, high: float, better: int = 16, gains: int = 0, losses: int = 0) -> Effect:
-    return Effect((low + high) / 2, low, high, 5, 16, better, gains, losses, "seeds")
+def _effect(
+    low: float, high: float, better: int = 16, gains: int = 0, losses: int = 0, pairs: int = 16
+) -> Effect:
+    return Effect((low + high) / 2, low, high, 5, pairs, better, gains, losses, "seeds")
 
 
 @pytest.mark.parametrize(
     ("rule", "effect", "verdict"),
     [
-        (BETTER, _effect(0.1, 0.5), REPRODUCED),
-        (BETTER, _effect(0.01, 0.2), INCONCLUSIVE),  # above zero, but the estimate is small
-        (BETTER, _effect(0.01, 0.1), TOO_SMALL),
-        (BETTER, _effect(-0.1, 0.1), TOO_SMALL),
-        (BETTER, _effect(-0.1, 0.5), INCONCLUSIVE),
-        (BETTER, _effect(-0.5, 0.1), NOT_REPRODUCED),
-        (BETTER, _effect(-0.5, -0.2), NOT_REPRODUCED),
-        (BETTER, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
-        (WORSE, _effect(-0.5, -0.1), REPRODUCED),
-        (WORSE, _effect(-0.1, 0.1), TOO_SMALL),
-        (WORSE, _effect(-0.1, 0.5), NOT_REPRODUCED),
-        (WORSE, _effect(-0.5, 0.1), INCONCLUSIVE),
-        (CONSISTENTLY_BETTER, _effect(0.1, 0.5, better=15), REPRODUCED),
-        (CONSISTENTLY_BETTER, _effect(0.1, 0.5, better=14, losses=2), NOT_REPRODUCED),
-        (CONSISTENTLY_BETTER, _effect(0.1, 0.5, better=14, losses=1), INCONCLUSIVE),
-        (CONSISTENTLY_BETTER, _effect(-0.1, 0.1, better=15), TOO_SMALL),
-        (CONSISTENTLY_BETTER, _effect(-0.9, 0.1, better=15), NOT_REPRODUCED),
-        (MIXED_RESULTS, _effect(-0.9, -0.1, gains=2, losses=8), REPRODUCED),
-        (MIXED_RESULTS, _effect(-0.9, -0.1, gains=1, losses=8), INCONCLUSIVE),
-        (MIXED_RESULTS, _effect(-0.9, -0.1, gains=0, losses=8), NOT_REPRODUCED),
-        (MIXED_RESULTS, _effect(-0.1, 0.1, gains=1, losses=1), TOO_SMALL),
-        (MIXED_RESULTS, _effect(-0.1, 0.1, gains=5), INCONCLUSIVE),
-        (MIXED_RESULTS, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
-        (NO_ADVANTAGE, _effect(-0.5, 0.1), REPRODUCED),
-        (NO_ADVANTAGE, _effect(-0.1, 0.1), REPRODUCED),
-        (NO_ADVANTAGE, _effect(0.01, 0.1), TOO_SMALL),
-        (NO_ADVANTAGE, _effect(-0.1, 0.2), INCONCLUSIVE),
-        (NO_ADVANTAGE, _effect(0.05, 0.3), NOT_REPRODUCED),
-        (NO_ADVANTAGE, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
-        (SIMILAR, _effect(-0.1, 0.1), REPRODUCED),
-        (SIMILAR, _effect(0.1, 0.3), INCONCLUSIVE),
-        (SIMILAR, _effect(0.13, 0.5), NOT_REPRODUCED),
-        (SIMILAR, _effect(-0.5, -0.13), NOT_REPRODUCED),
-        (SIMILAR, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
+        (better, _effect(0.1, 0.5), REPRODUCED),
+        (better, _effect(0.01, 0.2), INCONCLUSIVE),  # above zero, but the estimate is small
+        (better, _effect(0.01, 0.1), TOO_SMALL),
+        (better, _effect(-0.1, 0.1), TOO_SMALL),
+        (better, _effect(-0.1, 0.5), INCONCLUSIVE),
+        (better, _effect(-0.5, 0.1), NOT_REPRODUCED),
+        (better, _effect(-0.5, -0.2), NOT_REPRODUCED),
+        (better, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
+        (worse, _effect(-0.5, -0.1), REPRODUCED),
+        (worse, _effect(-0.1, 0.1), TOO_SMALL),
+        (worse, _effect(-0.1, 0.5), NOT_REPRODUCED),
+        (worse, _effect(-0.5, 0.1), INCONCLUSIVE),
+        (consistently_better, _effect(0.1, 0.5, better=15), REPRODUCED),
+        (consistently_better, _effect(0.1, 0.5, better=13, losses=3), NOT_REPRODUCED),
+        (consistently_better, _effect(0.1, 0.5, better=14, losses=2), INCONCLUSIVE),
+        (consistently_better, _effect(0.1, 0.5, better=9, losses=1, pairs=10), REPRODUCED),
+        (consistently_better, _effect(0.1, 0.5, better=8, losses=1, pairs=10), INCONCLUSIVE),
+        (consistently_better, _effect(-0.1, 0.1, better=10, losses=6), NOT_REPRODUCED),
+        (consistently_better, _effect(-0.1, 0.1, better=15), TOO_SMALL),
+        (consistently_better, _effect(-0.9, 0.1, better=15), NOT_REPRODUCED),
+        (mixed, _effect(-0.9, -0.1, gains=3, losses=8), REPRODUCED),
+        (mixed, _effect(-0.9, -0.1, gains=2, losses=8), INCONCLUSIVE),
+        (mixed, _effect(-0.9, -0.1, gains=0, losses=13), INCONCLUSIVE),  # the other three may gain
+        (mixed, _effect(-0.9, -0.1, gains=0, losses=14), NOT_REPRODUCED),
+        (mixed, _effect(-0.9, -0.1, gains=5, losses=0), INCONCLUSIVE),
+        (mixed, _effect(-0.1, 0.1), TOO_SMALL),
+        (mixed, _effect(-0.1, 0.1, gains=1, losses=1), INCONCLUSIVE),
+        (mixed, _effect(-0.1, 0.1, gains=5), INCONCLUSIVE),
+        (mixed, _effect(-0.1, 0.1, pairs=2), INCONCLUSIVE),
+        (mixed, replace(_effect(-0.1, 0.1), seeds=2), INCONCLUSIVE),
+        (mixed, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
+        (no_advantage, _effect(-0.5, 0.1), REPRODUCED),
+        (no_advantage, _effect(-0.1, 0.1), REPRODUCED),
+        (no_advantage, _effect(0.01, 0.1), TOO_SMALL),
+        (no_advantage, _effect(-0.1, 0.2), INCONCLUSIVE),
+        (no_advantage, _effect(0.05, 0.3), NOT_REPRODUCED),
+        (no_advantage, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
+        (similar, _effect(-0.1, 0.1), REPRODUCED),
+        (similar, _effect(0.1, 0.3), INCONCLUSIVE),
+        (similar, _effect(0.13, 0.5), NOT_REPRODUCED),
+        (similar, _effect(-0.5, -0.13), NOT_REPRODUCED),
+        (similar, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
     ],
 )
 def test_rules(rule: Rule, effect: Effect, verdict: str) -> None:
-    assert rule.judge(effect) == verdict
+    assert rule(effect) == verdict
 
 
 def test_every_rule_can_reproduce_refute_and_leave_open() -> None:
@@ -90,94 +102,134 @@ def test_every_rule_can_reproduce_refute_and_leave_open() -> None:
         _effect(low, high, better, gains, losses)
         for low in edges
         for high in edges[edges >= low]
-        for better, gains, losses in ((16, 8, 0), (16, 0, 0), (8, 4, 4), (0, 0, 8))
+        for better, gains, losses in ((16, 15, 0), (16, 0, 0), (8, 4, 4), (0, 0, 8))
     ]
     for rule in RULES:
-        possible = {rule.judge(effect) for effect in grid}
+        possible = {rule(effect) for effect in grid}
         assert {REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE} <= possible
-        assert TOO_SMALL in possible or rule is SIMILAR  # for which a small difference is the claim
+        assert TOO_SMALL in possible or rule is similar  # for which a small difference is the claim
 
 
 # Simulated tables: pairs of settings, whose true effects differ, at several seeds
 
 
 def _simulated(
-    effect: float, seeds: int, failing: float = 0.0, spread: float = 0.2, shared: float = 0.05
+    effect: float | list[float],
+    seeds: int,
+    failing: float = 0.0,
+    spread: float = 0.2,
+    shared: float = 0.05,
+    run: float = 0.1,
 ) -> np.ndarray:
     """Differences (16 pairs, seeds, `TABLES`) in dB whose median over pairs is `effect` in truth.
 
-    The standard deviations are `spread` for the true effects of the pairs, 0.1 dB for a run, and `shared` for
-    what a seed does to all pairs. A share `failing` of all runs ends at 5 to 10 dB.
+    A list has an effect for each pair. The standard deviations are `spread` for the true effects of the pairs
+    around `effect`, `run` for a run, and `shared` for what a seed does to all pairs, in dB. A share `failing`
+    of all runs ends at 5 to 10 dB.
     """
     rng = np.random.default_rng(1)
     half = rng.normal(0, spread, (8, 1, TABLES))
+    true = np.reshape(effect, (-1, 1, 1)) + np.concatenate([half, -half])
     settings = 22 + rng.normal(0, 0.5, (16, 1, TABLES))
     sides = []
-    for gain in (effect + np.concatenate([half, -half]) + rng.normal(0, shared, (1, seeds, TABLES)), 0):
-        runs = settings + gain + rng.normal(0, 0.1, (16, seeds, TABLES))
+    for gain in (true + rng.normal(0, shared, (1, seeds, TABLES)), 0):
+        runs = settings + gain + rng.normal(0, run, (16, seeds, TABLES))
         sides.append(np.where(rng.random(runs.shape) < failing, rng.uniform(5, 10, runs.shape), runs))
     return sides[0] - sides[1]
 
 
-def _verdicts(differences: np.ndarray, rule: Rule) -> Counter:
-    """Share of each verdict over the simulated tables."""
+def _effects(differences: np.ndarray) -> list[Effect]:
+    """The effect in each simulated table."""
     pairs, seeds = differences.shape[:2]
     better = (np.median(differences, axis=1) > 0).sum(axis=0)
     columns = (*effects.interval(differences), better, *effects.established(differences))
-    judged = Counter(
-        rule.judge(Effect(*row[:3], seeds, pairs, *row[3:], "")) for row in zip(*columns, strict=True)
-    )
-    return Counter({verdict: count / differences.shape[2] for verdict, count in judged.items()})
+    return [Effect(*row[:3], seeds, pairs, *row[3:], "") for row in zip(*columns, strict=True)]
 
 
-SEEDS = [(1, 0.0), (3, 0.05), (5, 0.05)]  # one seed: its interval knows nothing of what seeds do to all pairs
+def _verdicts(differences: np.ndarray, *rules: Rule) -> list[Counter]:
+    """Share of each verdict over the simulated tables, for each rule."""
+    found = _effects(differences)
+    counts = [Counter(rule(effect) for effect in found) for rule in rules]
+    return [Counter({verdict: one[verdict] / len(found) for verdict in one}) for one in counts]
+
+
+SEEDS = [(1, 0.0), (2, 0.0), (3, 0.05), (5, 0.05)]  # below three an interval does not know what seeds share
 
 
 @pytest.mark.parametrize("failing", [0, 0.05, 0.12])
+@pytest.mark.parametrize("run", [0.1, 0.35])
 @pytest.mark.parametrize(("seeds", "shared"), SEEDS)
-def test_chance_reproduces_no_claim(seeds: int, shared: float, failing: float) -> None:
-    null = _simulated(0, seeds, failing, 0.0, shared)
-    for rule in (BETTER, WORSE, CONSISTENTLY_BETTER, MIXED_RESULTS):
-        assert _verdicts(null, rule)[REPRODUCED] <= CHANCE
-    unequal = _simulated(0, seeds, failing, 0.2, shared)
-    for rule in (BETTER, WORSE, CONSISTENTLY_BETTER):
-        assert _verdicts(unequal, rule)[REPRODUCED] <= CHANCE
-    assert _verdicts(null, NO_ADVANTAGE)[NOT_REPRODUCED] <= CHANCE
-    assert _verdicts(null, SIMILAR)[NOT_REPRODUCED] <= CHANCE
+def test_chance_reproduces_no_claim(seeds: int, shared: float, run: float, failing: float) -> None:
+    null, unequal = (_simulated(0, seeds, failing, spread, shared, run) for spread in (0.0, 0.2))
+    for found in _verdicts(null, better, worse, consistently_better, mixed):
+        assert found[REPRODUCED] <= CHANCE
+    for found in _verdicts(unequal, better, worse, consistently_better):
+        assert found[REPRODUCED] <= CHANCE
+    for found in _verdicts(null, no_advantage, similar):
+        assert found[NOT_REPRODUCED] <= CHANCE
 
 
 @pytest.mark.parametrize("failing", [0, 0.12])
+@pytest.mark.parametrize("run", [0.1, 0.35])
 @pytest.mark.parametrize(("seeds", "shared"), SEEDS)
-def test_chance_hides_no_effect_that_matters(seeds: int, shared: float, failing: float) -> None:
-    gain = _simulated(effects.MARGIN, seeds, failing, 0.2, shared)
-    for rule, wrong in (
-        (BETTER, (NOT_REPRODUCED, TOO_SMALL)),
-        (WORSE, (REPRODUCED, TOO_SMALL)),
-        (NO_ADVANTAGE, (REPRODUCED, TOO_SMALL)),
-        (SIMILAR, (REPRODUCED,)),
-    ):
-        found = _verdicts(gain, rule)
-        assert sum(found[verdict] for verdict in wrong) <= CHANCE + 0.005  # rounding of order statistics
-    loss = _simulated(-0.5, seeds, failing, 0.0, shared)
-    assert _verdicts(loss, MIXED_RESULTS)[REPRODUCED] <= CHANCE
+def test_chance_hides_no_effect_that_matters(seeds: int, shared: float, run: float, failing: float) -> None:
+    gain = _simulated(effects.MARGIN, seeds, failing, 0.2, shared, run)
+    wrong = {
+        better: (NOT_REPRODUCED, TOO_SMALL),
+        worse: (REPRODUCED, TOO_SMALL),
+        no_advantage: (REPRODUCED, TOO_SMALL),
+        similar: (REPRODUCED,),
+    }
+    for found, verdicts in zip(_verdicts(gain, *wrong), wrong.values(), strict=True):
+        assert sum(found[verdict] for verdict in verdicts) <= CHANCE + 0.005  # rounding of order statistics
+    (found,) = _verdicts(_simulated(-0.5, seeds, failing, 0.0, shared, run), mixed)
+    assert found[REPRODUCED] <= CHANCE
+
+
+@pytest.mark.parametrize("run", [0.1, 0.35])
+@pytest.mark.parametrize(("seeds", "shared"), SEEDS)
+def test_chance_decides_no_claim_about_pairs(seeds: int, shared: float, run: float) -> None:
+    def verdicts(true: list[float], rule: Rule) -> Counter:
+        return _verdicts(_simulated(true, seeds, 0.0, 0.0, shared, run), rule)[0]
+
+    for losing in (2, 4, 8):  # and no pair gains
+        assert verdicts([-0.9] * losing + [0.0] * (16 - losing), mixed)[REPRODUCED] <= CHANCE
+    for gain in (0.15, 0.3):  # three pairs gain: a mixed result
+        found = verdicts([gain] * 3 + [-0.5] * 13, mixed)
+        assert found[NOT_REPRODUCED] + found[TOO_SMALL] <= CHANCE
+    assert verdicts([0.2] * 4 + [-0.2] * 4 + [0.0] * 8, mixed)[TOO_SMALL] <= CHANCE
+    for true in ([-0.5] + [0.0] * 7 + [0.5] * 8, [0.3] * 16):  # one pair of 16 may lose
+        assert verdicts(true, consistently_better)[NOT_REPRODUCED] <= CHANCE
+    assert verdicts([-0.3] * 4 + [0.5] * 12, consistently_better)[REPRODUCED] <= CHANCE
 
 
 @pytest.mark.parametrize("failing", [0, 0.12])
 def test_five_seeds_tell_a_small_effect_from_a_large_one(failing: float) -> None:
-    small, large = (_verdicts(_simulated(effect, 5, failing), BETTER) for effect in (0.05, 0.3))
+    (small,) = _verdicts(_simulated(0.05, 5, failing), better)
     assert small[TOO_SMALL] + small[INCONCLUSIVE] > 0.9
-    assert large[REPRODUCED] > 0.95
-    assert _verdicts(_simulated(0.3, 5, failing), NO_ADVANTAGE)[NOT_REPRODUCED] > 0.95
-    assert _verdicts(_simulated(0.3, 5, failing), SIMILAR)[NOT_REPRODUCED] > 0.7
-    assert _verdicts(_simulated(-0.3, 5, failing), WORSE)[REPRODUCED] > 0.95
-    none = _verdicts(_simulated(0, 5, failing, 0.0), BETTER)
-    assert none[TOO_SMALL] > 0.5
+    gain, advantage, alike = _verdicts(_simulated(0.3, 5, failing), better, no_advantage, similar)
+    assert gain[REPRODUCED] > 0.95
+    assert advantage[NOT_REPRODUCED] > 0.95
+    assert alike[NOT_REPRODUCED] > 0.7
+    assert _verdicts(_simulated(-0.3, 5, failing), worse)[0][REPRODUCED] > 0.95
+    assert _verdicts(_simulated(0, 5, failing, 0.0), better)[0][TOO_SMALL] > 0.5
+
+
+def test_five_seeds_tell_mixed_results_from_others() -> None:
+    def verdicts(true: list[float], rule: Rule) -> Counter:
+        return _verdicts(_simulated(true, 5, spread=0.0), rule)[0]
+
+    assert verdicts([0.5] * 8 + [-0.5] * 8, mixed)[REPRODUCED] > 0.95
+    assert verdicts([-0.5] * 16, mixed)[NOT_REPRODUCED] > 0.95
+    assert verdicts([0.0] * 16, mixed)[TOO_SMALL] > 0.4
+    assert verdicts([0.3] * 16, consistently_better)[REPRODUCED] > 0.95
+    assert verdicts([-0.5] * 4 + [0.5] * 12, consistently_better)[NOT_REPRODUCED] > 0.95
 
 
 def test_pairs_are_no_substitute_for_seeds() -> None:
     null = _simulated(0, 5, 0, 0.0, shared=0.15)
     pooled = null.reshape(-1, 1, TABLES)  # as if each pair at each seed were evidence of its own
-    assert _verdicts(pooled, BETTER)[REPRODUCED] + _verdicts(pooled, WORSE)[REPRODUCED] > 0.05
+    assert sum(found[REPRODUCED] for found in _verdicts(pooled, better, worse)) > 0.05
     _, low, high = effects.interval(pooled)
     assert ((low > 0) | (high < 0)).mean() > 0.3
     _, low, high = effects.interval(null)
@@ -235,7 +287,6 @@ def test_the_reports_own_tables_under_the_same_rules() -> None:
     own = claims.on_its_own_tables(claims.the_report())
     assert {claim for claim, verdict in own.items() if verdict == REPRODUCED} == {
         "tconv_no_advantage",
-        "crops_mixed",
         "sharpening_better",
         "better_than_original",
         "sharpening_consistent",
@@ -243,20 +294,24 @@ def test_the_reports_own_tables_under_the_same_rules() -> None:
         "annealing_no_advantage",
         "stronger_sharpening_worse",
     }
-    assert own["mse_consistent"] == NOT_REPRODUCED  # 14 of 16 pairs, and two losses of more than 1 dB
-    # TConv: 10 of 16 pairs lose. Adam: 11 of 16 gain. Noise: -0.10 dB. The best network is 0.01 dB behind.
-    # Rates: all four pairs gain, but four pairs have no 95 % interval.
-    rest = ("tconv_worse", "adam_better", "strong_noise_worse", "optimal_network", "higher_rates_better")
-    assert {own[claim] for claim in rest} == {INCONCLUSIVE}
+    # TConv: 10 of 16 pairs lose. Adam: 11 of 16 gain. MSE: 14 of 16 gain. Noise: -0.10 dB. The best network
+    # is 0.01 dB behind. Rates: all four pairs gain, but four pairs have no 95 % interval. Crops: one run of
+    # each setting establishes nothing about a single pair.
+    assert {verdict for verdict in own.values() if verdict != REPRODUCED} == {INCONCLUSIVE}
     assert len(own) == 14
 
 
 def test_every_claim_has_a_row_with_its_rule_and_evidence() -> None:
     table = claims.weigh(claims.the_report(), claims.the_report(), comparable=True)
+    statements = pd.read_csv(claims.STATEMENTS)
+    assert list(statements["claim"]) == list(table["claim"]) == [*claims.CLAIMS, "final_psnr"]
+    said = statements.set_index("claim")
+    assert said.loc["final_psnr", "published"] == published.FINAL_PSNR
+    assert f"{published.FINAL_PSNR} dB" in said.loc["final_psnr", "statement"]
     first = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
     assert list(table.columns[:7]) == first
-    assert len(table) == len(claims.CLAIMS) + 1
-    assert table["claim"].is_unique
+    for rule in (rule for rule, _ in claims.CLAIMS.values()):
+        assert f"{effects.MARGIN} dB" in claims.words(rule)
     assert (table[["rule", "evidence", "section"]].map(len) > 0).all().all()
     tested = table["verdict"] != NOT_TESTED
     assert table.loc[~tested, "ours"].isna().all()
@@ -281,8 +336,10 @@ def test_what_was_not_trained_is_not_tested() -> None:
 def test_sharpening_is_a_matter_of_evaluation() -> None:
     table1 = _five_seeds()
     table1["report_mean"] = table1["psnr_mean"]
-    gains = [effects.differences(published.table1(), "sharpen", True, False)[0].median()]
-    table1["psnr_mean"] += np.where(table1["sharpen"], 0.0, gains[0])
+    keys = ["loss", "optimizer", "crops", "arch", "seed"]
+    sharpened = table1[table1["sharpen"]].set_index(keys)["psnr_mean"]
+    noise = np.random.default_rng(1).normal(0, 0.05, len(table1))
+    table1["psnr_mean"] = table1[keys].merge(sharpened.reset_index(), "left")["psnr_mean"] + noise
     rows = claims.weigh(Results(table1, published.table3()), claims.the_report()).set_index("claim")
     for claim in ("sharpening_better", "sharpening_consistent"):
         assert rows.loc[claim, "verdict"] == TOO_SMALL
@@ -311,9 +368,16 @@ def test_the_best_other_setting_is_chosen_on_other_seeds() -> None:
         table = _five_seeds(0.0)
         table["psnr_mean"] = 23 + np.random.default_rng(seed).normal(0, 0.15, len(table))
         measured = MEASURES["optimal_network"](Results(table, published.table3()))
-        verdicts[BETTER.judge(measured)] += measured.low <= 0 <= measured.high
+        verdicts[better(measured)] += measured.low <= 0 <= measured.high
     assert sum(verdicts.values()) >= 52  # of 60 intervals of 95 %
     assert verdicts[REPRODUCED] == 0
+    one_seed = Counter()
+    for seed in range(60):  # the report's network is the best by the margin, but 31 others are lucky
+        table = published.table1().assign(psnr_std=0.05)
+        table["psnr_mean"] = np.random.default_rng(seed).normal(23, 0.1, len(table))
+        table.loc[has_setting(table, claims.NETWORK), "psnr_mean"] += effects.MARGIN
+        one_seed[better(MEASURES["optimal_network"](Results(table, published.table3())))] += 1
+    assert one_seed == {INCONCLUSIVE: 60}
     table = _five_seeds(0.02)
     best = table.merge(pd.DataFrame([claims.NETWORK]), how="left", indicator=True)["_merge"] == "both"
     table["psnr_mean"] += best
@@ -366,6 +430,28 @@ def test_claims_about_candidates_are_measured_on_the_reports_candidates() -> Non
     assert with_images.estimate == pytest.approx(0.3)
 
 
+def test_a_run_that_diverged_stays_where_it_ended() -> None:
+    curves = _curves({"2": 0.0, "3": 0.0})
+    diverged = (curves["candidate"] == "3") & (curves["seed"] == 1) & (curves["epoch"] > 3)
+    curves.loc[(curves["candidate"] == "3") & (curves["seed"] == 1) & (curves["epoch"] == 3), "psnr_mean"] = 5
+    results = Results(published.table1(), published.table3(), curves[~diverged])
+    measured = MEASURES["adam_better_minimum"](results)
+    assert (measured.seeds, measured.estimate) == (3, pytest.approx(18 / 3, abs=0.01))
+    images = np.random.default_rng(0).gamma(2, 1, 300)
+    errors = {
+        (name, seed): {
+            row.epoch: {"mse": 255**2 / 10 ** (row.psnr_mean / 10) * images / images.mean()}
+            for row in rows.itertuples()
+        }
+        for (name, seed), rows in results.curves.groupby(["candidate", "seed"])
+    }
+    with_images = MEASURES["adam_better_minimum"](replace(results, curve_errors=errors))
+    assert with_images.estimate == pytest.approx(measured.estimate)
+    assert better(with_images) == INCONCLUSIVE
+    one_seed = replace(results, curves=results.curves[results.curves["seed"] == 1], curve_errors=errors)
+    assert MEASURES["adam_better_minimum"](one_seed).estimate == pytest.approx(18, abs=0.05)
+
+
 def test_the_first_quarter_of_one_seed_has_the_evaluations_spread() -> None:
     results = Results(published.table1(), published.table3(), _curves({"1": 0.0, "2": 0.3}, seeds=1))
     measured = MEASURES["candidate_2_ahead"](results)
@@ -393,6 +479,32 @@ def test_high_rates(psnr: float | None, verdict: str) -> None:
     assert _verdict(results, "high_rates_fail") == verdict
     row = claims.weigh(results, claims.the_report()).set_index("claim").loc["high_rates_fail"]
     assert row["published"] == pytest.approx(5 - 19.62)
+
+
+def test_rates_that_survive_do_not_speak_for_those_that_do_not() -> None:
+    rows = []  # as `benchmarks.rates` searches: more seeds and longer trainings for what survives
+    for loss, rate, sharpen in product(("l1", "mse"), (0.001, 0.002, 0.004), (True, False)):
+        alive = rate == 0.001 or (loss, rate) == ("mse", 0.002)
+        for schedule, seed in product(("short", "long"), range(3)):
+            if alive or (schedule, seed) == ("short", 0):
+                rows.append((schedule, 4, "adam", loss, rate, sharpen, seed, 24.0 if alive else 5.0, 20.0))
+    names = ["schedule", "batch_size", "optimizer", "loss", "learning_rate", "sharpen", "seed", "psnr_full"]
+    search = pd.DataFrame(rows, columns=[*names, "noisy_psnr_full"])
+    results = Results(published.table1(), published.table3(), rate_search=search, noisy_db=19.0)
+    measured = MEASURES["high_rates_fail"](results)
+    assert (measured.estimate, measured.seeds, measured.pairs, measured.better) == (-15, 1, 8, 2)
+    unknown = replace(results, rate_search=search.drop(columns="noisy_psnr_full"), noisy_db=UNKNOWN)
+    assert MEASURES["high_rates_fail"](unknown) is None
+    low = replace(results, rate_search=search[search["learning_rate"] == 0.001])
+    assert MEASURES["high_rates_fail"](low) is None
+
+
+def test_the_records_of_rate_searches_can_be_weighed() -> None:
+    records = {scale: discussion.rate_search(scale) for scale in discussion.SCALES}
+    assert records["paper"] is not None
+    for search in (search for search in records.values() if search is not None):
+        results = Results(published.table1(), published.table3(), rate_search=search, noisy_db=19.6)
+        assert MEASURES["high_rates_fail"](results).pairs > 1
 
 
 def test_the_final_model_is_compared_on_the_courses_images_alone() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from n2nlib.experiments import authors, effects, published, sharpening
+from n2nlib.experiments import authors, effects, published, results, sharpening
 from n2nlib.experiments.effects import MARGIN, effect
 from n2nlib.files import UserError
 from n2nlib.train.network import Network
@@ -110,17 +110,18 @@ def test_an_interaction_by_hand() -> None:
             for loss, gain in enumerate(losses):
                 rows += [(crops, sharpen, loss, seed, 20.0 + gain * crops) for crops in (True, False)]
     table = pd.DataFrame(rows, columns=["crops", "sharpen", "loss", "seed", "psnr_mean"])
-    found = effects.interaction(table, ("crops", True, False), ("sharpen", True, False))
+    found = effects.interaction(table, "crops", "sharpen")
     # fours: -3 and -1, -3 and -4, -2 and -3
     assert found.estimate == pytest.approx(np.mean([-2, -3.5, -2.5]))
     assert (found.pairs, found.seeds, found.better) == (2, 3, 0)
+    assert effects.interaction(table[table["sharpen"]], "crops", "sharpen") is None
 
 
 def test_established_pairs_need_evidence_and_size() -> None:
     three = np.array([[0.2, 0.21, 0.19], [0.01, 0.011, 0.009], [0.3, -0.3, 0.9], [-0.5, -0.5, -0.52]])
     assert tuple(map(int, effects.established(three))) == (1, 1)
-    one = np.array([[0.3], [0.4], [-0.4], [-14.0], [15.0]])  # small, gain, loss, two failed runs
-    assert tuple(map(int, effects.established(one))) == (1, 1)
+    for few in (three[:, :1], three[:, :2]):  # what chance does to one run is then unknown
+        assert tuple(map(int, effects.established(few))) == (0, 0)
 
 
 def test_the_comparison_of_two_settings_has_the_standard_error_of_the_delta_method() -> None:
@@ -145,15 +146,6 @@ def test_seeds_widen_the_comparison_of_two_settings() -> None:
     assert effects.compare(mse, mse).high == 0
     classical = effects.compare(mse.repeat(4, 0) * 10 ** (-gains / 10), mse[0])  # one array for all seeds
     assert (classical.estimate, classical.seeds) == (pytest.approx(0.15), 4)
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_seed_spread_is_that_of_normal_seeds_and_ignores_a_failed_run(seeds: int) -> None:
-    psnr = np.random.default_rng(0).normal(23, 0.3, (2000, seeds))
-    psnr[0, 0] = 7.0
-    spread = effects.seed_spread(pd.Series(psnr.std(axis=1, ddof=1)), seeds)
-    assert spread == pytest.approx(0.3, rel=0.05)
-    assert effects.seed_spread(pd.Series([np.nan, np.nan]), seeds) == 0
 
 
 @pytest.mark.parametrize("factor", ON_REPORT)
@@ -220,6 +212,32 @@ def test_rank_agreement_is_kendalls_tau() -> None:
     tau, low, high = effects.rank_agreement(a, b)
     assert tau == pytest.approx(13 / 15)  # one of 15 pairs is discordant
     assert low < tau <= high
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_ranks_nothing_has_no_rank_agreement() -> None:
+    rising = pd.Series(np.arange(30.0))
+    assert np.isnan(effects.rank_agreement(rising, pd.Series(np.full(30, 0.8)))).all()
+    assert np.isnan(effects.rank_agreement(rising[:1], rising[:1])).all()
+    odd = pd.Series([0.8] * 29 + [0.9])  # one resample of three is without the run that differs
+    tau, low, high = effects.rank_agreement(rising, odd)
+    assert tau == pytest.approx(29 / math.sqrt(29 * 435))  # tau-b: 29 pairs differ in both, 435 in one
+    assert np.isnan([low, high]).all()
+    tied = pd.Series(np.repeat(np.arange(6.0), 5))
+    tau, low, high = effects.rank_agreement(rising, tied)
+    assert low < tau < high <= 1
+
+
+def test_settings_are_ranked_by_their_mean_over_seeds() -> None:
+    table = _table({("a", "l1", 0): 20, ("a", "l1", 1): 24, ("b", "l1", 0): 23, ("b", "l1", 1): 23})
+    table = pd.concat([table, _table({("c", "l1", 0): 22})], ignore_index=True)
+    found = results.by_setting(table, ["arch", "loss"])
+    assert list(found["arch"]) == ["a", "b", "c"]
+    assert list(found["psnr_mean"]) == [22, 23, 22]
+    assert list(found["rank"]) == [2, 1, 3]  # of equals the first
+    assert list(found["seeds"]) == [2, 2, 1]
+    assert list(found["seed_std"][:2]) == pytest.approx([math.sqrt(8), 0])
+    assert math.isnan(found["seed_std"][2])
 
 
 # How the report's numbers were computed
@@ -293,7 +311,7 @@ def test_agreement_with_the_reports_own_table_is_perfect() -> None:
 
 def _state(arch: str) -> tuple[Network, dict[str, torch.Tensor]]:
     """A network of the report's size, and its weights under the authors' names."""
-    network = Network(authors.WIDTH, arch)
+    network = Network(published.WIDTH, arch)
     network.initialize(torch.Generator().manual_seed(0))
     ours = network.state_dict()
     names = authors.layers(arch).items()

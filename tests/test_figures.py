@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from n2nlib.experiments import effects, published
 from n2nlib.params import Params
-from n2nlib.report import diagrams, figures, plots, training_plots
+from n2nlib.report import diagrams, figures, marks, plots, training_plots
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
 REFERENCES = {"noisy input": 20.0, "Gaussian blur": 23.7}
@@ -170,14 +170,33 @@ def test_failed_runs_are_crosses_in_the_margin() -> None:
     table = table1()
     failed = int((table["psnr_full"] < 20).sum())
     figure = plots.table1(table, published.table1(), REFERENCES)
-    ours, again, report = figure.axes
-    for axis in (ours, again):
-        crosses = axis.collections[-1].get_offsets()
-        assert len(crosses) == failed
-        assert (crosses[:, 0] < 20).all()
-        assert (crosses[:, 0] > limits(figure)[0]).all()
-    assert len(report.collections[-1].get_offsets()) == 0
+    *ours, report = figure.axes
+    figure.draw_without_rendering()
+    for axis in ours:
+        assert sum(text.get_text().count("×") for text in axis.texts) == failed
+        for text in axis.texts:
+            box = text.get_window_extent().transformed(axis.transData.inverted())
+            assert axis.get_xlim()[0] <= box.x0 < box.x1 < 20
+    assert not report.texts
     assert f"{failed} of our {len(table)} runs fail" in figure.get_label()
+
+
+def test_a_mark_of_table1_is_the_mean_over_seeds_and_its_line_their_range() -> None:
+    table = table1(3).assign(psnr_full=22.0)
+    table["psnr_mean"] = 22.0 + table["seed"] ** 2  # 22, 23, 26
+    axis = plots.table1(table, published.table1(), REFERENCES).axes[0]
+    lines = [np.round(line.get_xdata(), 6).tolist() for line in axis.lines]
+    assert lines.count([22.0, 26.0]) == 32
+    dots = [value for line in lines if len(line) == 16 for value in line]
+    assert dots == 32 * [pytest.approx(71 / 3)]
+
+
+def test_our_references_are_not_drawn_over_the_report() -> None:
+    ours, again, report = plots.table1(table1(), published.table1(), REFERENCES).axes
+    dashed = [
+        sum(line.get_linestyle() in ("--", ":") for line in axis.lines) for axis in (ours, again, report)
+    ]
+    assert dashed == [2, 2, 0]
 
 
 @pytest.mark.parametrize("draw_table", [plots.table1, plots.report_evaluation])
@@ -191,7 +210,9 @@ def test_failed_runs_stretch_no_axis_of_table1(draw_table: Callable[..., Figure]
 
 def test_failed_runs_stretch_no_other_axis() -> None:
     assert min(axis.get_ylim()[0] for axis in training_plots.curves(curves(), LABELS, REFERENCES).axes) > 19
-    assert limits(training_plots.measures(measures()))[0] > 19
+    apart, alive, *_ = training_plots.measures(measures()).axes
+    assert apart.get_xlim()[1] < 8 < 19 < alive.get_xlim()[0]
+    assert apart.get_title() == "6 failed"
     outlier = length()
     outlier.loc[outlier["images"] == 5_000, "estimate"] = 13.0  # the first half of a training
     assert limits(training_plots.training_length(outlier), "y")[1] < 5
@@ -203,7 +224,7 @@ def test_a_long_interval_ends_in_an_arrowhead_at_the_edge() -> None:
     (axis,) = plots.effects(frame).axes
     heads = [line for line in axis.lines if line.get_marker() in ("<", ">")]
     assert [line.get_marker() for line in heads] == ["<"]
-    assert heads[0].get_color() == figures.SOURCES[REPORT]
+    assert heads[0].get_color() == marks.SOURCES[REPORT]
     low, high = axis.get_xlim()
     assert -5 < low < heads[0].get_xdata()[0]
     assert high > frame["high"].max()
@@ -214,7 +235,7 @@ def test_intervals_that_are_known_are_drawn_as_they_are() -> None:
         {"what": ["a", "b"], "estimate": [1.0, 2.0], "low": [0.5, np.nan], "high": [3.0, np.nan]}
     )
     _, axis = plt.subplots()
-    figures.points(axis, frame, x="estimate", y="what")
+    marks.points(axis, frame, y="what")
     bars = sorted(tuple(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2)
     assert (0.5, 3.0) in bars
     assert [1.0, 2.0] in [list(line.get_xdata()) for line in axis.lines]
@@ -224,12 +245,14 @@ def test_intervals_that_are_known_are_drawn_as_they_are() -> None:
 def test_marks_without_an_interval_over_seeds_are_hollow() -> None:
     frame = intervals(what=["a", "b"]).assign(basis=["seeds", "one seed"])
     _, axis = plt.subplots()
-    figures.points(axis, frame, ["a", "b"], x="estimate", y="what")
+    marks.points(axis, frame, ["a", "b"], y="what")
     faces = {line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"}
     assert "white" in faces
     assert len(faces) == 2
-    assert figures.hollow(frame)
-    assert not figures.hollow(frame.assign(basis="seeds"))
+    for basis, entries in (("one seed", 1), ("seeds", 0)):
+        figure = plt.figure()
+        marks.legend(figure, frame.assign(basis=basis))
+        assert len(figure.legends) == entries
 
 
 @pytest.mark.parametrize(
@@ -274,25 +297,23 @@ def test_the_best_cell_of_table3_has_the_frame() -> None:
     assert "2 failed" in figure.get_label().split("the report: ")[1]
 
 
-def test_error_map_and_pictures_in_closed_form() -> None:
+def test_error_maps_and_pictures_in_closed_form() -> None:
     clean = np.full((3, 4, 5), 100, np.uint8)
-    none, all_of_it = (plt.get_cmap("cividis")(value)[:3] for value in (0.0, 1.0))
-    assert np.allclose(figures.error_map(clean, clean) / 255, none, atol=1 / 255)
-    for shift in (figures.REACH, figures.REACH + 50):
-        assert np.allclose(
-            figures.error_map(clean.astype(float) - shift, clean) / 255, all_of_it, atol=1 / 255
-        )
+    assert not figures.error_map(clean, clean).any()
     one = clean.astype(float)
-    one[0] += 3 * figures.REACH / 2  # the mean over channels is half the reach
-    assert np.allclose(figures.error_map(one, clean) / 255, plt.get_cmap("cividis")(0.5)[:3], atol=2 / 255)
+    one[0] -= 30  # the mean over channels is a third
+    assert np.array_equal(figures.error_map(one, clean), np.full((4, 5), 10.0))
+    image = (
+        figures.image_grid({"a": one[None], "clean": clean[None]}, clean[None], errors=True).axes[2].images[0]
+    )
+    assert image.get_clim() == (0, figures.REACH)
     assert figures.to_picture(np.array([[[-3.0, 300.0, 1.6]]] * 3)).tolist() == [
         [[0] * 3, [255] * 3, [2] * 3]
     ]
 
 
 def test_the_network_is_drawn_as_it_computes() -> None:
-    assert diagrams.cost(48, "upsample")["parameters"] == 991_203
-    assert diagrams.cost(48, "tconv")["parameters"] == 1_148_307
+    assert list(diagrams.costs(48)["parameters"]) == [1_148_307, 991_203]  # tconv, upsample
     for arch in ("upsample", "tconv"):
         steps = diagrams.trace(48, arch)
         convolutions = [step.channels for step in steps if step.kind == "convolution"]

@@ -18,7 +18,7 @@ from pypdf import PdfReader
 from n2nlib.experiments import published
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, load_params
-from n2nlib.report import typeset
+from n2nlib.report import paper_tables, paper_text, typeset
 
 LAYOUT = r"\d+(?:\.\d+)?(?:pt|em|cm|fr)\b|\w+: \d+%"  # lengths and shares, not results
 UNITS = (
@@ -76,22 +76,20 @@ def test_citation_file() -> None:
 
 
 def test_numbers_are_written_for_print() -> None:
-    assert typeset.number(-1234.567) == "−1,234.57"
-    assert typeset.number(float("nan")) == "–"
-    assert typeset.change(0.314, -0.001, 0.5) == "+0.31\xa0dB [0.00,\xa0+0.50]"
-    assert typeset.change(float("nan")) == "not measured"
-    assert [typeset.scientific(rate) for rate in (1e-4, 5e-6, 2.5e-4)] == [
-        "10⁻⁴",
-        "5\xa0×\xa010⁻⁶",
-        "2.5\xa0×\xa010⁻⁴",
-    ]
-    assert [typeset.listed(list(words)) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert paper_text.decibels(23.567) == "23.57\xa0dB"
+    assert paper_text.change(0.314, -0.001, 0.5) == "+0.31\xa0dB [0.00,\xa0+0.50]"
+    assert paper_text.change(-1.5, unit="") == "−1.50"
+    assert paper_text.change(float("nan")) == "–"
+
+
+def _settings(params: Params) -> dict[str, str]:
+    found = paper_tables.settings(params)
+    assert found["setting"].is_unique
+    return found.set_index("setting")["ours"].to_dict()
 
 
 def _differing(params: Params) -> set[str]:
-    found = typeset.departures(params)
-    assert found["setting"].is_unique
-    return set(found.loc[found["differs"], "setting"])
+    return {name for name, ours in _settings(params).items() if re.fullmatch(r"\*[^*]+\*", ours)}
 
 
 def test_departures_follow_the_parameters() -> None:
@@ -114,10 +112,14 @@ def test_departures_follow_the_parameters() -> None:
         ("training", {"local_crop": [0.1, 0.4]}),
         ("pairs", {"train": 40_000}),
         ("ablation", {"epochs": 19}),
+        ("fine_tuning", {"tau_sharp": [1.0]}),
     ):
         over = changes | {section: changes[section] | changed}
         assert len(_differing(load_params(ROOT / "params" / "paper.yaml", over)) - always) == 1
     assert {"Photographs", "Test pairs", "Warm-up"} < _differing(paper)
+    rates = {"learning_rates": {"adam": {"l1": 2.5e-4, "mse": 1e-3}}}
+    adam = _settings(load_params(ROOT / "params" / "paper.yaml", {"ablation": rates}))
+    assert adam["Adam: rate for L1, MSE"] == "*2.5\xa0×\xa010⁻⁴, 10⁻³*"
 
 
 def _longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -125,7 +127,7 @@ def _longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params").mkdir()
     text = (ROOT / "params" / "paper.yaml").read_text("utf-8")
     (tmp_path / "params" / "paper.yaml").write_text(text, "utf-8")
-    for module in ("n2nlib.report.typeset", "n2nlib.params"):
+    for module in ("n2nlib.report.paper_text", "n2nlib.params"):
         monkeypatch.setattr(f"{module}.ROOT", tmp_path)
     folder = tmp_path / "reports" / "paper" / "03_ablation"
     folder.mkdir(parents=True)
@@ -137,15 +139,28 @@ def test_the_published_length_needs_no_second_evaluation(
 ) -> None:
     """A Table I without the columns of the report's evaluation: here the report's own, as if it were ours."""
     folder = _longer(tmp_path, monkeypatch)
-    assert typeset.published_length(params) is None
+    assert paper_text.published_length(params) is None
     table = published.table1().assign(seed=0, psnr_full=lambda frame: frame["psnr_mean"], run="a")
     table.to_csv(folder / "table1_ablation.csv", index=False)
-    found = typeset.published_length(params)
-    assert found["verdicts"]["sharpening_better"] == "reproduced"
-    assert found["verdicts"]["adam_faster"] == "not tested"
-    assert found["effects"]["sharpen"].pairs == 16
-    assert found["images"] == 1_000_000
-    assert typeset.published_length(params.model_copy(update={"scale": "paper"})) is None
+    found = paper_text.published_length(params)
+    verdicts = found.set_index("claim")["verdict"]
+    assert verdicts["sharpening_better"] == "reproduced"
+    assert verdicts["adam_faster"] == "not tested"
+    assert paper_text.published_length(params.model_copy(update={"scale": "paper"})) is None
+    rows, head = paper_tables.verdicts(found, found)
+    assert rows.iloc[:, -1].tolist() == verdicts.tolist()
+    assert len(head) == rows.shape[1]
+
+
+def test_the_claims_of_scale_paper_are_preferred_to_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    folder = _longer(tmp_path, monkeypatch).parent / "06_discussion"
+    folder.mkdir()
+    pd.DataFrame({"claim": ["adam_faster"], "verdict": ["reproduced"]}).to_csv(
+        folder / "claims.csv", index=False
+    )
+    assert paper_text.published_length(params)["verdict"].tolist() == ["reproduced"]
 
 
 def test_a_shorter_training_is_not_called_the_published_length(
@@ -155,7 +170,65 @@ def test_a_shorter_training_is_not_called_the_published_length(
     published.table1().assign(seed=0, run="a").to_csv(folder / "table1_ablation.csv", index=False)
     path = tmp_path / "params" / "paper.yaml"
     path.write_text(path.read_text("utf-8").replace("train: 50000", "train: 40000"), "utf-8")
-    assert typeset.published_length(params) is None
+    assert paper_text.published_length(params) is None
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty result folder."""
+    monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
+    for name in ("01_data", "03_ablation", "04_candidate_curves", "07_beyond"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_several_seeds_have_intervals_and_failures_are_counted(reports: Path, params: Params) -> None:
+    def write(name: str, **columns: list) -> None:
+        pd.DataFrame(columns).to_csv(reports / f"{name}.csv", index=False)
+
+    setting = {"loss": "mse", "optimizer": "sgd", "sharpen": True, "crops": False, "arch": "tconv"}
+    psnr = {"psnr_mean": [23.0, 24.0, 9.0], "psnr_full": [23.0, 24.0, 9.0], "psnr_std": [0.1] * 3}
+    write("03_ablation/table1_ablation", **{name: [value] * 3 for name, value in setting.items()}, **psnr)
+    write("01_data/baselines", method=["noisy input", "median (radius 1)"], psnr_full=[20.0, 22.0])
+    write(
+        "04_candidate_curves/table2_candidates",
+        candidate=["A", "3"],
+        **{k: [v] * 2 for k, v in setting.items()},
+    )
+    frame, head = paper_tables.ablation(params)
+    ours, report = (head.index(f"TConv|{name}") for name in ("as trained", "the report"))
+    assert frame.iloc[0, ours] == "*23.50 ± 0.10 (1 of 3)*"
+    assert frame.iloc[0, report] == "*23.62 ± 0.11*"
+
+    write(
+        "07_beyond/beyond_effects",
+        study=["crops", "targets", "targets, as published"],
+        what=["70–100 % − none", "clean − noisy", "clean − noisy"],
+        estimate=[-0.2, 0.1, 0.3],
+        low=[-0.3, -0.1, 0.2],
+        high=[-0.1, 0.3, 0.4],
+    )
+    assert paper_text.studies(params) == {
+        "crops": "−0.20\xa0dB [−0.30,\xa0−0.10] (70–100 %)",
+        "targets": "+0.10\xa0dB [−0.10,\xa0+0.30] (clean); "
+        "+0.30\xa0dB [+0.20,\xa0+0.40] (clean, as published)",
+    }
+    models = ["final model", "best model", "best model, trained on clean targets"]
+    write(
+        "07_beyond/differences",
+        what=[f"{name} − median (radius 1)" for name in models] + [f"{models[1]} − {models[2]}"],
+        estimate=[-1.0, 1.0, 1.1, -0.1],
+        low=[float("nan"), 0.8, 0.9, -0.3],
+        high=[float("nan"), 1.2, 1.3, 0.1],
+    )
+    found = paper_text.differences(params)
+    unknown = "−1.00\xa0dB (no interval: too few photographs)"
+    assert found["final model"] == {"name": "median (radius 1)", "classical": unknown}
+    assert found["best model"] == {
+        "name": "median (radius 1)",
+        "classical": "+1.00\xa0dB [+0.80,\xa0+1.20] (better)",
+        "twin": "−0.10\xa0dB [−0.30,\xa0+0.10] (no difference established)",
+    }
 
 
 # The typeset paper, over the results of scale smoke
@@ -188,16 +261,17 @@ def test_the_paper_has_its_parts_in_order(project: Project) -> None:
     pages, paper = _pages(project), _paper(project)
     assert 5 <= len(pages) <= 8
     text = " ".join(pages)
-    front = [paper["title"], *paper["authors"], "Abstract.", "1 Introduction", "2 Related work", "3 Method"]
+    about = paper["about"]
+    front = [about["title"], *about["authors"], "Abstract.", "1 Introduction", "2 Related work", "3 Method"]
     later = ["Limitations", "Reproducibility", "References"]
     places = [text.index(part) for part in front] + [text.rindex(part) for part in later]
     assert places == sorted(places)
     assert all(f"({number})" in text for number in (1, 2, 3))  # the equations
-    assert paper["made"]["commit"].split()[0] in text
-    assert paper["made"]["machines"] in text
-    assert f"We train {paper['made']['runs']} networks" in pages[0]
-    assert int(paper["made"]["runs"]) == len({name.split("/")[1] for name in project.stored_runs()})
-    for kind, count in (("Figure", len(typeset.FIGURES)), ("Table", len(paper["tables"]))):
+    assert about["commit"].split()[0] in text
+    assert about["machines"] in text
+    assert f"We train {about['runs']} networks" in pages[0]
+    assert int(about["runs"]) == len({name.split("/")[1] for name in project.stored_runs()})
+    for kind, count in (("Figure", len(paper["figures"])), ("Table", len(paper["tables"]))):
         captions = [
             next(page for page, said in enumerate(pages) if re.search(rf"{kind} {number}: ", said))
             for number in range(1, count + 1)
@@ -215,14 +289,14 @@ def test_the_tables_are_those_of_the_results(project: Project) -> None:
     claims, references = _table(project, "06_discussion/claims"), _table(project, "07_beyond/references")
     verdicts = found["verdicts"]
     assert [row[4] for row in verdicts["rows"]] == claims["verdict"].tolist()
-    statements = [f"{row[0]}: {row[1]}".replace("’", "'") for row in verdicts["rows"]]
+    statements = [f"{row[0]}: {row[1]}" for row in verdicts["rows"]]
     assert statements == claims["statement"].tolist()
     assert [row[:2] for row in found["models"]["rows"]] == [
         [row.method, f"{row.psnr_full:.2f}".replace("-", "−")] for row in references.itertuples()
     ]
     table1 = _table(project, "03_ablation/table1_ablation")
     noisy = _table(project, "01_data/baselines")["psnr_full"][0]
-    cells = [cell for row in found["ablation"]["rows"] for cell in row]
+    cells = [cell.strip("*") for row in found["ablation"]["rows"] for cell in row]
     alive = table1[table1["psnr_full"] >= noisy]
     assert {f"{row.psnr_mean:.2f} ± {row.psnr_std:.2f}" for row in alive.itertuples()} <= set(cells)
     assert cells.count("failed") >= (table1["psnr_full"] < noisy).sum()  # one seed: a cell is a run

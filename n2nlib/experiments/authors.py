@@ -24,10 +24,8 @@ from n2nlib.train.evaluate import errors
 from n2nlib.train.network import Network
 
 NAME = re.compile(r"(L1|MSE)_(Adam|SGD)_(yes|no)_sharp_(yes|no)_crops_(\d+)epochs")
-WIDTH = 48
 TAU = 1.0  # the factor of the report's networks that sharpen
 PROTOCOL = Evaluation(repeats=100)  # of section III-A
-EPOCHS = 20  # of the report's Table I, as far as its authors published evaluations
 
 
 def layers(arch: str) -> dict[str, str]:
@@ -56,7 +54,7 @@ def read_network(path: Path, sharpen: bool) -> Network:
     if not named:
         raise UserError(f"{relative(path)}: holds no state dict; allowed: tensors by name")
     arch = "tconv" if "upsample5.weight" in state else "upsample"
-    network = Network(WIDTH, arch, TAU if sharpen else 0.0)
+    network = Network(published.WIDTH, arch, TAU if sharpen else 0.0)
     renamed = {}
     for theirs, ours in layers(arch).items():
         for part in ("weight", "bias"):
@@ -116,8 +114,10 @@ def evaluate(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
 
 def references() -> dict[str, pd.DataFrame]:
     """What Table I can be compared with: name -> setting and `psnr` (dB) of up to 32 networks."""
-    evaluated, networks = published.authors_evaluations(), published.authors_networks()
-    evaluated, networks = evaluated[evaluated["epochs"] == EPOCHS], networks[networks["epochs"] == EPOCHS]
+    evaluated, networks = (
+        table[table["epochs"] == published.EPOCHS["ablation"]]
+        for table in (published.authors_evaluations(), published.authors_networks())
+    )
     columns = {
         "the report's Table I": (published.table1(), "psnr_mean"),
         "the authors, 2022-04-20, as trained": (evaluated, "psnr_2022_04_20"),

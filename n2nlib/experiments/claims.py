@@ -1,38 +1,42 @@
 """What the report claims, and what holds: every verdict follows from a stated rule.
 
-Each rule uses the 95 % interval of an effect and a margin of 0.12 dB, the evaluation spread that the report
-prints. It can reproduce a claim, refute it, call the difference too small to matter, or leave it open. A
-claim of a difference cannot be reproduced within the margin, and a claim of no difference needs an interval
-that rules out a difference beyond it. So each verdict is wrong by chance with a probability of at most 2.5
-%.
+A rule judges an effect by its 95 % interval and a margin of 0.12 dB, the evaluation spread that the report
+prints. It can reproduce a claim, refute it, call the difference too small to matter, or leave it open. A true
+effect of 0 reproduces a claim of a difference with a probability of at most 2.5 %. A true effect of 0.12 dB
+or more is ruled out or called too small with at most the same probability. What lies between may be called
+either. With fewer than three seeds this holds for the runs that were trained and says nothing about other
+seeds.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from n2nlib.experiments import effects, published
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, CONFIDENCE, FEWEST_SEEDS, MARGIN, REACH, Effect
-from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
 
-REPRODUCED, NOT_REPRODUCED, TOO_SMALL, INCONCLUSIVE, NOT_TESTED = (
-    "reproduced",
-    "not reproduced",
-    "too small to matter",
-    "inconclusive",
-    "not tested",
-)
-CONSISTENT = 0.9  # share of pairs with a gain from which an effect is called consistent
-MIXED = 0.1  # share of pairs with a gain, and with a loss, from which results are called mixed
+REPRODUCED, NOT_REPRODUCED, TOO_SMALL = "reproduced", "not reproduced", "too small to matter"
+INCONCLUSIVE, NOT_TESTED = "inconclusive", "not tested"
 HIGHEST_RATE = 0.001  # of section III-B: the report's networks do not converge above it
 NETWORK = {"loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False, "arch": "tconv"}
-BASELINE = {"loss": "l1", "optimizer": "adam", "sharpen": False, "crops": False, "arch": "upsample"}
+CANDIDATES = ("1", "2", "3")  # of the report, which are trained for the same number of epochs
+EARLY, LATE, LATER = "first quarter", "second half", "last three quarters"  # of the epochs of Fig. 2
+SHARES = {EARLY: (0, 0.25), LATE: (0.5, 1), LATER: (0.25, 1)}
 SPREADS = {AS_TRAINED: "psnr_std", AS_REPORT: "report_std"}
 ERRORS = {AS_TRAINED: "mse", AS_REPORT: "mse_report"}
+SEARCHED = ["batch_size", "loss", "arch", "sharpen", "crops", "learning_rate"]  # settings of a rate search
+STATEMENTS = Path(published.__file__).with_name("statements.csv")
+COLUMNS = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
+COLUMNS += ["verdict_report_evaluation", "ours_report_evaluation", "basis", "rule", "evidence", "section"]
 
 
 @dataclass(frozen=True)
@@ -56,455 +60,301 @@ class Results:
 
 def the_report() -> Results:
     """The report's own tables. Its Fig. 2 and its rate search are not published as data."""
-    return Results(
-        published.table1(),
-        published.table3(),
-        noisy_db=published.NOISY_PSNR,
-        final_psnr=published.FINAL_PSNR,
-    )
+    tables = published.table1(), published.table3()
+    return Results(*tables, noisy_db=published.NOISY_PSNR, final_psnr=published.FINAL_PSNR)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How an effect becomes a verdict: in words, and as code."""
+# Rules: an effect becomes a verdict. Each docstring is the text in claims.csv.
 
-    words: str
-    judge: Callable[[Effect], str]
+Rule = Callable[[Effect], str]
+
+
+def words(rule: Rule) -> str:
+    """The text of a rule."""
+    return " ".join((inspect.getdoc(rule) or "").split())
+
+
+def better(effect: Effect) -> str:
+    """Reproduced: the interval lies above 0 and the estimate is at least 0.12 dB above it. Too small to
+    matter: the interval lies within 0.12 dB of 0. Not reproduced: the interval rules out a gain of 0.12 dB.
+    """
+    if _small(effect):
+        return TOO_SMALL
+    if effect.low > 0 and effect.estimate >= MARGIN:
+        return REPRODUCED
+    return NOT_REPRODUCED if effect.high < MARGIN else INCONCLUSIVE
+
+
+def worse(effect: Effect) -> str:
+    """Reproduced: the interval lies below 0 and the estimate is at least 0.12 dB below it. Too small to
+    matter: the interval lies within 0.12 dB of 0. Not reproduced: the interval rules out a loss of 0.12 dB.
+    """
+    return better(replace(effect, estimate=-effect.estimate, low=-effect.high, high=-effect.low))
+
+
+def consistently_better(effect: Effect) -> str:
+    """Not reproduced: more than one of eight pairs, and at least two, have an established loss: there are
+    three seeds or more, the interval of the pair over them lies below 0, and its mean is at least 0.12 dB
+    below it. Otherwise reproduced: the interval lies above 0, the estimate is at least 0.12 dB above it, and
+    nine of ten pairs gain. Too small to matter: the interval lies within 0.12 dB of 0. Not reproduced: it
+    rules out a gain of 0.12 dB.
+    """
+    if _many(effect.losses, effect.pairs):
+        return NOT_REPRODUCED
+    found = better(effect)
+    return found if found != REPRODUCED or 10 * effect.better >= 9 * effect.pairs else INCONCLUSIVE
+
+
+def mixed(effect: Effect) -> str:
+    """Reproduced: more than one of eight pairs, and at least two, have an established gain, and as many have
+    an established loss. Not reproduced: so many pairs are established on one side that too few are left for
+    the other. Too small to matter: no pair is established, and the interval lies within 0.12 dB of 0. A pair
+    is established if its own interval over seeds leaves out 0 and its mean is at least 0.12 dB away from it.
+    With fewer than three seeds or four pairs the verdict is inconclusive.
+    """
+    rarer, more = sorted((effect.gains, effect.losses))
+    if effect.seeds < FEWEST_SEEDS or effect.pairs < 4:
+        return INCONCLUSIVE
+    if _many(rarer, effect.pairs):
+        return REPRODUCED
+    if not _many(effect.pairs - more, effect.pairs):
+        return NOT_REPRODUCED
+    return TOO_SMALL if more == 0 and _small(effect) else INCONCLUSIVE
+
+
+def no_advantage(effect: Effect) -> str:
+    """Reproduced: the interval rules out a gain of 0.12 dB. Too small to matter: it does so but lies above 0.
+    Not reproduced: the interval lies above 0 and the estimate is at least 0.12 dB.
+    """
+    if effect.high < MARGIN:
+        return TOO_SMALL if effect.low > 0 else REPRODUCED
+    return NOT_REPRODUCED if effect.low > 0 and effect.estimate >= MARGIN else INCONCLUSIVE
+
+
+def similar(effect: Effect) -> str:
+    """Reproduced: the interval lies within 0.12 dB of 0. Not reproduced: it lies wholly beyond."""
+    if _small(effect):
+        return REPRODUCED
+    return NOT_REPRODUCED if effect.low > MARGIN or effect.high < -MARGIN else INCONCLUSIVE
 
 
 def _small(effect: Effect) -> bool:
     return effect.low >= -MARGIN and effect.high <= MARGIN
 
 
-def _direction(sign: int) -> Callable[[Effect], str]:
-    def judge(effect: Effect) -> str:
-        low, high = sorted((sign * effect.low, sign * effect.high))
-        if _small(effect):
-            return TOO_SMALL
-        if low > 0 and sign * effect.estimate >= MARGIN:
-            return REPRODUCED
-        return NOT_REPRODUCED if high < MARGIN else INCONCLUSIVE
-
-    return judge
+def _many(count: int, pairs: int) -> bool:
+    """Of 16 pairs without an effect, chance establishes so many on one side with a probability of 0.7 %."""
+    return count >= 2 and 8 * count > pairs
 
 
-def _consistent(effect: Effect) -> str:
-    found = _direction(1)(effect)
-    if found != REPRODUCED or effect.better >= CONSISTENT * effect.pairs:
-        return found
-    return NOT_REPRODUCED if effect.losses > (1 - CONSISTENT) * effect.pairs else INCONCLUSIVE
+# Measures: results become an effect
 
 
-def _mixed(effect: Effect) -> str:
-    enough = max(2, MIXED * effect.pairs)
-    rarer, more = sorted((effect.gains, effect.losses))
-    if rarer >= enough:
-        return REPRODUCED
-    if _small(effect) and more < enough:
-        return TOO_SMALL
-    one_sided = abs(effect.estimate) >= MARGIN and (effect.low > 0 or effect.high < 0)
-    return NOT_REPRODUCED if one_sided and rarer == 0 else INCONCLUSIVE
+class Measure(NamedTuple):
+    """File and columns, in words, and how they become an effect (None: these results cannot tell)."""
+
+    evidence: str
+    effect: Callable[[Results], Effect | None]
 
 
-def _no_advantage(effect: Effect) -> str:
-    if effect.high < MARGIN:
-        return TOO_SMALL if effect.low > 0 else REPRODUCED
-    return NOT_REPRODUCED if effect.low > 0 and effect.estimate >= MARGIN else INCONCLUSIVE
-
-
-def _similar(effect: Effect) -> str:
-    if _small(effect):
-        return REPRODUCED
-    return NOT_REPRODUCED if effect.low > MARGIN or effect.high < -MARGIN else INCONCLUSIVE
-
-
-_GAIN = (
-    "Reproduced: the interval lies {above} 0 and the estimate is at least 0.12 dB {above} it. Too "
-    "small to matter: the interval lies within 0.12 dB of 0. Not reproduced: the interval rules out a "
-    "{gain} of 0.12 dB."
-)
-BETTER = Rule(_GAIN.format(above="above", gain="gain"), _direction(1))
-WORSE = Rule(_GAIN.format(above="below", gain="loss"), _direction(-1))
-_ESTABLISHED = (
-    " A gain or loss of a pair is established if its own interval over seeds leaves out 0 and its mean is at "
-    "least 0.12 dB, or with fewer than three seeds if its mean is between 0.36 and 5 dB."
-)
-CONSISTENTLY_BETTER = Rule(
-    f"{BETTER.words} To be reproduced, nine of ten pairs must gain, too. It is not reproduced if more than "
-    f"one of ten has an established loss.{_ESTABLISHED}",
-    _consistent,
-)
-MIXED_RESULTS = Rule(
-    "Reproduced: at least a tenth of the pairs (two or more) has an established gain, and as many have an "
-    "established loss. Too small to matter: neither, and the interval lies within 0.12 dB of 0. Not "
-    "reproduced: the interval leaves out 0, the estimate is at least 0.12 dB away from it, and no pair is "
-    f"established on the other side.{_ESTABLISHED}",
-    _mixed,
-)
-NO_ADVANTAGE = Rule(
-    "Reproduced: the interval rules out a gain of 0.12 dB. Too small to matter: it does so but lies above 0. "
-    "Not reproduced: the interval lies above 0 and the estimate is at least 0.12 dB.",
-    _no_advantage,
-)
-SIMILAR = Rule(
-    "Reproduced: the interval lies within 0.12 dB of 0. Not reproduced: it lies wholly beyond.", _similar
-)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the report, how it is measured (None: these results cannot tell) and how it is judged."""
-
-    name: str
-    section: str
-    statement: str
-    measure: Callable[[Results], Effect | None]
-    rule: Rule
-    evidence: str  # which file and which columns, in words
-    quoted: float = float("nan")  # the report's value (dB), if it stands in the text and in no table
-
-
-def _table1(factor: str) -> Callable[[Results], Effect | None]:
-    return lambda results: _compared(results.table1, effects.levels(results.table1, factor), factor, results)
-
-
-def _table3(factor: str, lowest: str = "min") -> Callable[[Results], Effect | None]:
-    """A parameter of Table III at its largest value against its smallest, or its median."""
-
-    def measure(results: Results) -> Effect | None:
-        found = effects.levels(results.table3, factor)
-        if found and lowest == "middle":
-            values = sorted(results.table3[factor].unique())
-            found = (found[0], values[-1], values[(len(values) - 1) // 2])
-        return _compared(results.table3, found, factor, results)
-
-    return measure
-
-
-def _compared(
-    table: pd.DataFrame, found: tuple[str, object, object] | None, factor: str, results: Results
-) -> Effect | None:
-    if found is None or results.value not in table:
-        return None
-    return effects.effect(table, factor, *found[1:], results.value)
-
-
-def _crops_with_sharpening(results: Results) -> Effect | None:
-    found = {name: effects.levels(results.table1, name) for name in ("crops", "sharpen")}
-    if None in found.values() or results.value not in results.table1:
-        return None
-    return effects.interaction(
-        results.table1, *((name, *levels[1:]) for name, levels in found.items()), results.value
-    )
-
-
-def _contrast(
-    sides: list[tuple[pd.DataFrame, pd.DataFrame]], value: str, errors: dict[str, dict[str, np.ndarray]]
-) -> Effect | None:
-    """Difference of two sets of runs, whose PSNRs are averaged; a pair of sets for each seed."""
-    if not sides or any(part.empty for side in sides for part in side):
-        return None
-    if errors and all(name in errors for side in sides for part in side for name in part["run"]):
-        stacks = [[[errors[name][ERRORS[value]] for name in part["run"]] for part in side] for side in sides]
-        return effects.compare(*(np.array(part) for part in zip(*stacks, strict=True)))
-    each = np.array([a[value].mean() - b[value].mean() for a, b in sides])
-    if len(each) >= FEWEST_SEEDS:
-        return effects.single(each)
-    # The spread is that of subsets of half of the images; a whole set has half the variance.
-    spreads = [part.get(SPREADS[value], part["psnr_std"]) for side in sides for part in side]
-    variances = [spread.pow(2).mean() / 2 for spread in spreads]
-    return effects.single(each, REACH * float(np.sqrt(sum(variances) / len(sides))))
-
-
-def _is(table: pd.DataFrame, setting: dict[str, object]) -> pd.Series:
-    return (table[list(setting)] == pd.Series(setting)).all(axis=1)
-
-
-def _of_table1(results: Results) -> pd.DataFrame:
-    table = results.table1.assign(seed=results.table1.get("seed", 0))
-    return table if results.value in table else table.head(0)
-
-
-def _new_models(results: Results) -> Effect | None:
-    """The report's three candidates against the original Noise2Noise."""
-    table = _of_table1(results)
-    candidates = published.table2()[ABLATION]
-    sides = [
-        (part.merge(candidates), part[_is(part, BASELINE)]) for _, part in table.groupby("seed", sort=False)
-    ]
-    whole = all(len(a) == len(candidates) for a, _ in sides)
-    return _contrast(sides, results.value, results.errors) if whole else None
-
-
-def _optimal_network(results: Results) -> Effect | None:
-    """The report's choice against the best other setting, which the other seeds choose if there are any."""
-    table = _of_table1(results)
-    ours, others = table[_is(table, NETWORK)], table[~_is(table, NETWORK)]
-    sides = []
-    for seed in ours["seed"]:
-        chosen_on = others[others["seed"] != seed] if ours["seed"].nunique() > 1 else others
-        if chosen_on.empty:
-            return None
-        best = chosen_on.groupby(ABLATION)[results.value].mean().idxmax()
-        rival = others[_is(others, dict(zip(ABLATION, best, strict=True)))]
-        sides.append((ours[ours["seed"] == seed], rival[rival["seed"] == seed]))
-    return _contrast(sides, results.value, results.errors)
-
-
-def _curve(results: Results, candidate: str, share: tuple[float, float]) -> pd.DataFrame:
-    """The epochs of a candidate of the report within a share of the schedule; empty if it was not trained."""
-    if results.curves is None or results.value not in results.curves:
-        return pd.DataFrame(columns=["seed", "epoch", results.value])
-    curves = results.curves.assign(seed=results.curves.get("seed", 0))
-    curve = curves[curves["candidate"].astype(str) == candidate]
-    last = curve["epoch"].max()
-    return curve[(curve["epoch"] > share[0] * last) & (curve["epoch"] <= share[1] * last)]
-
-
-def _candidates(a: str, b: str, share: tuple[float, float]) -> Callable[[Results], Effect | None]:
-    """Mean PSNR over a share of the schedule, candidate a of the report minus candidate b."""
-
-    def measure(results: Results) -> Effect | None:
-        curves = [_curve(results, name, share) for name in (a, b)]
-        seeds = sorted(set(curves[0]["seed"]) & set(curves[1]["seed"]))
-        if not seeds:
-            return None
-        if all((name, seed) in results.curve_errors for name in (a, b) for seed in seeds):
-            key, epochs = ERRORS[results.value], sorted(set(curves[0]["epoch"]) & set(curves[1]["epoch"]))
-            stacks = [
-                [[results.curve_errors[name, seed][epoch][key] for epoch in epochs] for seed in seeds]
-                for name in (a, b)
-            ]
-            return effects.compare(np.array(stacks[0]), np.array(stacks[1]))
-        sides = [tuple(curve[curve["seed"] == seed] for curve in curves) for seed in seeds]
-        return _contrast(sides, results.value, {})
-
-    return measure
-
-
-def _steadier(results: Results) -> Effect | None:
-    """How much more candidate 3 (SGD) changes from epoch to epoch than candidate 2 (Adam), later on."""
-    later = [_curve(results, name, LATER).groupby("seed")[results.value] for name in ("3", "2")]
-    changes = [psnr.agg(lambda values: values.diff().abs().mean()) for psnr in later]
-    found = (changes[0] - changes[1]).dropna()
-    return effects.single(found.to_numpy()) if len(found) else None
-
-
-def _high_rates(results: Results) -> Effect | None:
-    """PSNR minus that of the noisy input, median over Adam's runs with rates above 0.001."""
-    if results.rate_search is None or results.value != AS_TRAINED:
-        return None
-    search = results.rate_search
-    runs = search[(search["optimizer"] == "adam") & (search["learning_rate"] > HIGHEST_RATE)]
-    if runs.empty or np.isnan(results.noisy_db):
-        return None
-    known = ["batch_size", "loss", "arch", "sharpen", "crops", "learning_rate"]
-    keys = [name for name in known if name in runs]
-    gaps = runs.assign(gap=runs["psnr_full"] - results.noisy_db, seed=runs.get("seed", 0))
-    return effects.summarize(gaps.pivot_table("gap", keys, "seed"))
-
-
-EARLY, LATE, LATER = (0, 0.25), (0.5, 1), (0.25, 1)  # shares of the schedule of Fig. 2
 _T1 = "03_ablation/table1_ablation.csv: psnr_mean"
 _T3 = "05_fine_tuning/table3_fine_tuning.csv: psnr_mean"
 _CURVES = "04_candidate_curves/curves.csv: psnr_mean"
 
 
-def _pairs_in(factor: str) -> str:
-    return f"{_T1}, pairs of settings that differ in {factor} alone"
+def _table1(factor: str) -> Measure:
+    evidence = f"{_T1}, pairs of settings that differ in {factor} alone"
+    return Measure(evidence, partial(_compared, "table1", factor))
 
 
-CLAIMS = (
-    Claim(
-        "tconv_no_advantage",
-        "I",
-        "there is no consistent advantage in this complexity gain",
-        _table1("arch"),
-        NO_ADVANTAGE,
-        _pairs_in("arch"),
-    ),
-    Claim(
-        "crops_mixed",
-        "I",
-        "local and global crops as a data augmentation strategy [lead] to mixed results",
-        _table1("crops"),
-        MIXED_RESULTS,
-        _pairs_in("crops"),
-    ),
-    Claim(
-        "sharpening_better",
-        "I",
-        "an explicit sharpening operator after the U-Net leads to a better performance",
-        _table1("sharpen"),
-        BETTER,
-        _pairs_in("sharpen"),
-    ),
-    Claim(
-        "better_than_original",
-        "III-A",
-        "the new models performed better [than the original Noise2Noise]",
-        _new_models,
-        BETTER,
-        f"{_T1}, mean of candidates 1, 2 and 3 minus L1, Adam, Upsample without sharpening and crops",
-    ),
-    Claim(
-        "adam_faster",
-        "III-B",
-        "the models trained with Adam optimizer converged faster",
-        _candidates("2", "3", EARLY),
-        BETTER,
-        f"{_CURVES}, first quarter of the epochs, candidate 2 minus 3, which differ in the optimiser alone",
-    ),
-    Claim(
-        "adam_steadier",
-        "III-B",
-        "[Adam] with less fluctuation towards its optimal configuration",
-        _steadier,
-        BETTER,
-        f"{_CURVES}, mean change from epoch to epoch after the first quarter, candidate 3 minus candidate 2",
-    ),
-    Claim(
-        "adam_better_minimum",
-        "III-B",
-        "[Adam converged] to a better minimum",
-        _candidates("2", "3", LATE),
-        BETTER,
-        f"{_CURVES}, second half of the epochs, candidate 2 minus candidate 3",
-    ),
-    Claim(
-        "candidates_similar",
-        "III-B",
-        "Candidates 1 and 2 perform very similarly",
-        _candidates("2", "1", LATE),
-        SIMILAR,
-        f"{_CURVES}, second half of the epochs, candidate 2 minus candidate 1",
-    ),
-    Claim(
-        "candidate_2_ahead",
-        "III-B",
-        "Candidate 2 slightly outperforms 1 in the beginning",
-        _candidates("2", "1", EARLY),
-        BETTER,
-        f"{_CURVES}, first quarter of the epochs, candidate 2 minus candidate 1",
-    ),
-    Claim(
-        "high_rates_fail",
-        "III-B",
-        "[for] learning rate values larger than 0.001, [...] the network would not converge, leading to "
-        "values of PSNR ~ 5",
-        _high_rates,
-        WORSE,
-        "rate search: psnr_full of Adam's runs with rates above 0.001, minus that of the noisy input",
-        5 - published.NOISY_PSNR,
-    ),
-    Claim(
-        "candidate_1_ahead",
-        "IV",
-        "Candidate 1 outperforms Candidate 2 in the beginning",
-        _candidates("2", "1", EARLY),
-        WORSE,
-        f"{_CURVES}, first quarter of the epochs, candidate 2 minus candidate 1",
-    ),
-    Claim(
-        "tconv_worse",
-        "IV",
-        "on average, TConv led to worse results than Upsample",
-        _table1("arch"),
-        WORSE,
-        _pairs_in("arch"),
-    ),
-    Claim(
-        "sharpening_consistent",
-        "IV",
-        "the sharpening operator was very beneficial, consistently improving the results",
-        _table1("sharpen"),
-        CONSISTENTLY_BETTER,
-        _pairs_in("sharpen"),
-    ),
-    Claim(
-        "mse_consistent",
-        "IV",
-        "the MSE loss gave consistently better results than the L1 loss",
-        _table1("loss"),
-        CONSISTENTLY_BETTER,
-        _pairs_in("loss"),
-    ),
-    Claim(
-        "adam_better",
-        "IV",
-        "likewise Adam performed better than SGD",
-        _table1("optimizer"),
-        BETTER,
-        _pairs_in("optimizer"),
-    ),
-    Claim(
-        "crops_with_sharpening",
-        "IV",
-        "[crops] led to a drop, especially when combined with the sharpening operator",
-        _crops_with_sharpening,
-        WORSE,
-        f"{_T1}, effect of crops with sharpening minus that without, fours of settings",
-    ),
-    Claim(
-        "annealing_no_advantage",
-        "IV",
-        "the annealing strategy didn't show any advantages",
-        _table3("annealing_steps"),
-        NO_ADVANTAGE,
-        f"{_T3}, most annealing steps minus fewest; values of sigma_n stand for one setting",
-    ),
-    Claim(
-        "higher_rates_better",
-        "IV",
-        "higher learning rates lead to better results",
-        _table3("lr0"),
-        BETTER,
-        f"{_T3}, highest lr0 minus lowest; values of sigma_n stand for one setting",
-    ),
-    Claim(
-        "strong_noise_worse",
-        "IV",
-        "when the gaussian noise gets too strong the performance decreases",
-        _table3("sigma_n", "middle"),
-        WORSE,
-        f"{_T3}, largest sigma_n minus the middle one",
-    ),
-    Claim(
-        "stronger_sharpening_worse",
-        "IV",
-        "increasing the strength of the sharpening operator decreased the performance",
-        _table3("tau_sharp"),
-        WORSE,
-        f"{_T3}, largest tau_sharp minus the smallest above 0; values of sigma_n stand for one setting",
-    ),
-    Claim(
-        "optimal_network",
-        "V",
-        "the optimal network is a U-Net with Transposed Convolutions, [sharpening], Adam and MSE loss",
-        _optimal_network,
-        BETTER,
-        f"{_T1}, that setting minus the best other one, which other seeds choose (one seed: the same seed)",
-    ),
+def _table3(factor: str, compared: str) -> Measure:
+    copies = "" if factor == "sigma_n" else "; values of sigma_n stand for one setting"
+    return Measure(f"{_T3}, {compared}{copies}", partial(_compared, "table3", factor))
+
+
+def _compared(name: str, factor: str, results: Results) -> Effect | None:
+    table = _table(name, results)
+    found = effects.levels(table, factor)
+    if found is None:
+        return None
+    _, a, b = found
+    if factor == "sigma_n":  # "too strong" is about the upper half of what was tried
+        values = sorted(table[factor].unique())
+        b = values[(len(values) - 1) // 2]
+    return effects.effect(table, factor, a, b, results.value)
+
+
+def _table(name: str, results: Results) -> pd.DataFrame:
+    """A table of `results` with seeds and, as far as they are known, the errors of each run.
+
+    It is empty if the evaluation that is read was not measured.
+    """
+    table = getattr(results, name)
+    errors = [results.errors.get(run) for run in table.get("run", table.index)]
+    table = table.assign(seed=table.get("seed", 0), errors=errors)
+    return table if results.value in table else table.head(0)
+
+
+@partial(Measure, f"{_T1}, effect of crops with sharpening minus that without, fours of settings")
+def _crops_with_sharpening(results: Results) -> Effect | None:
+    return effects.interaction(_table("table1", results), "crops", "sharpen", results.value)
+
+
+def _contrast(sides: list[tuple[pd.DataFrame, pd.DataFrame]], value: str) -> Effect | None:
+    """Difference of two sets of runs, whose PSNRs are averaged; a pair of sets for each seed."""
+    parts = [part for side in sides for part in side]
+    if not parts or any(part.empty for part in parts):
+        return None
+    if all(part["errors"].notna().all() for part in parts):
+        stacks = [[[one[ERRORS[value]] for one in part["errors"]] for part in side] for side in sides]
+        return effects.compare(*map(np.array, zip(*stacks, strict=True)))
+    each = np.array([a[value].mean() - b[value].mean() for a, b in sides])
+    if len(each) >= FEWEST_SEEDS:
+        return effects.single(each)
+    # The spread is that of subsets of half of the images; a whole set has half the variance.
+    variances = [part.get(SPREADS[value], part["psnr_std"]).pow(2).mean() / 2 for part in parts]
+    return effects.single(each, REACH * float(np.sqrt(sum(variances) / len(sides))))
+
+
+@partial(Measure, f"{_T1}, mean of candidates 1, 2, 3 minus L1, Adam, Upsample, no sharpening, no crops")
+def _new_models(results: Results) -> Effect | None:
+    candidates, seeds = published.table2()[ABLATION], _table("table1", results).groupby("seed", sort=False)
+    sides = [(part.merge(candidates), part[has_setting(part, BASELINE)]) for _, part in seeds]
+    whole = all(len(a) == len(candidates) for a, _ in sides)
+    return _contrast(sides, results.value) if whole else None
+
+
+@partial(
+    Measure,
+    f"{_T1}, that setting minus the best other one, which other seeds choose (one seed has no interval)",
 )
+def _optimal_network(results: Results) -> Effect | None:
+    table, value = _table("table1", results), results.value
+    chosen = has_setting(table, NETWORK)
+    ours, others = table[chosen], table[~chosen]
+    if ours.empty or others.empty:
+        return None
+    if ours["seed"].nunique() == 1:  # the best of 31 owes something to luck
+        best = others.groupby(ABLATION)[value].mean().max()
+        return effects.single(np.array([ours[value].mean() - best]))
+    sides = []
+    for seed, mine in ours.groupby("seed"):
+        best = others[others["seed"] != seed].groupby(ABLATION)[value].mean().idxmax()
+        rival = others[has_setting(others, dict(zip(ABLATION, best, strict=True)))]
+        sides.append((mine, rival[rival["seed"] == seed]))
+    return _contrast(sides, value)
+
+
+def _curve(candidate: str, when: str, results: Results) -> pd.DataFrame:
+    """The epochs of a candidate of the report in a part of the schedule; empty if it was not trained.
+
+    A run that diverged stays where it ended.
+    """
+    columns, curves = [results.value, "psnr_std", "errors"], results.curves
+    if curves is None or results.value not in curves or candidate not in set(curves["candidate"]):
+        return pd.DataFrame(columns=["seed", "epoch", *columns])
+    epochs = sorted(set(curves.loc[curves["candidate"].isin(CANDIDATES), "epoch"]))
+    curve = curves[curves["candidate"] == candidate]
+    keys = zip(curve["seed"], curve["epoch"], strict=True)
+    errors = [results.curve_errors.get((candidate, seed), {}).get(epoch) for seed, epoch in keys]
+    by_seed = curve.assign(errors=errors).set_index(["epoch", "seed"])[columns].unstack("seed")
+    curve = by_seed.reindex(epochs).ffill().stack("seed", future_stack=True).reset_index()
+    share, (first, last) = curve["epoch"] / curve["epoch"].max(), SHARES[when]
+    return curve[(share > first) & (share <= last)]
+
+
+def _candidates(a: str, b: str, when: str) -> Measure:
+    """Mean PSNR of candidate a of the report in a part of the schedule minus that of candidate b."""
+
+    def effect(results: Results) -> Effect | None:
+        curves = [_curve(name, when, results) for name in (a, b)]
+        seeds = sorted(set(curves[0]["seed"]) & set(curves[1]["seed"]))
+        sides = [tuple(curve[curve["seed"] == seed] for curve in curves) for seed in seeds]
+        return _contrast(sides, results.value)
+
+    return Measure(f"{_CURVES}, {when} of the epochs, candidate {a} minus candidate {b}", effect)
+
+
+@partial(Measure, f"{_CURVES}, mean change from epoch to epoch, {LATER}, candidate 3 minus candidate 2")
+def _steadier(results: Results) -> Effect | None:
+    later = [_curve(name, LATER, results).groupby("seed")[results.value] for name in ("3", "2")]
+    changes = [psnr.agg(lambda values: values.diff().abs().mean()) for psnr in later]
+    found = (changes[0] - changes[1]).dropna()
+    return effects.single(found.to_numpy()) if len(found) else None
+
+
+@partial(
+    Measure,
+    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's short runs with rates above 0.001, minus that "
+    "of the noisy input",
+)
+def _high_rates(results: Results) -> Effect | None:
+    """Longer trainings and more seeds are for rates that survive, so they have no say here."""
+    search = results.rate_search
+    if search is None or results.value != AS_TRAINED:
+        return None
+    gap = search["psnr_full"] - search.get("noisy_psnr_full", results.noisy_db)
+    search = search.assign(gap=gap, seed=search.get("seed", 0))
+    read = (search["optimizer"] == "adam") & (search["learning_rate"] > HIGHEST_RATE)
+    read &= search.get("schedule", "short") == "short"
+    keys = [name for name in SEARCHED if name in search]
+    found = search[read].pivot_table("gap", keys, "seed").dropna(axis=1)
+    return None if found.empty else effects.summarize(found)
+
+
+CLAIMS: dict[str, tuple[Rule, Measure]] = {  # their words are in STATEMENTS
+    "tconv_no_advantage": (no_advantage, _table1("arch")),
+    "crops_mixed": (mixed, _table1("crops")),
+    "sharpening_better": (better, _table1("sharpen")),
+    "better_than_original": (better, _new_models),
+    "adam_faster": (better, _candidates("2", "3", EARLY)),
+    "adam_steadier": (better, _steadier),
+    "adam_better_minimum": (better, _candidates("2", "3", LATE)),
+    "candidates_similar": (similar, _candidates("2", "1", LATE)),
+    "candidate_2_ahead": (better, _candidates("2", "1", EARLY)),
+    "high_rates_fail": (worse, _high_rates),
+    "candidate_1_ahead": (worse, _candidates("2", "1", EARLY)),
+    "tconv_worse": (worse, _table1("arch")),
+    "sharpening_consistent": (consistently_better, _table1("sharpen")),
+    "mse_consistent": (consistently_better, _table1("loss")),
+    "adam_better": (better, _table1("optimizer")),
+    "crops_with_sharpening": (worse, _crops_with_sharpening),
+    "annealing_no_advantage": (no_advantage, _table3("annealing_steps", "most annealing steps minus fewest")),
+    "higher_rates_better": (better, _table3("lr0", "highest lr0 minus lowest")),
+    "strong_noise_worse": (worse, _table3("sigma_n", "largest sigma_n minus the middle one")),
+    "stronger_sharpening_worse": (worse, _table3("tau_sharp", "largest tau_sharp minus smallest above 0")),
+    "optimal_network": (better, _optimal_network),
+}
+
+
+def _judged(claim: str, ours: Results, theirs: Results) -> dict[str, object]:
+    rule, measure = CLAIMS[claim]
+    each = (ours, replace(ours, value=AS_REPORT), theirs)
+    effect, again, published_effect = (measure.effect(results) for results in each)
+    row = {"verdict": NOT_TESTED, "basis": "", "rule": words(rule), "evidence": measure.evidence}
+    if published_effect:
+        row["published"] = published_effect.estimate
+    if effect:
+        row |= {"ours": effect.estimate, "ci_low": effect.low, "ci_high": effect.high}
+        row |= {"verdict": rule(effect), "basis": effect.basis}
+    if effect and again and again.estimate != effect.estimate:
+        row |= {"verdict_report_evaluation": rule(again), "ours_report_evaluation": again.estimate}
+    return row
 
 
 def _final(ours: Results, theirs: Results, comparable: bool) -> dict[str, object]:
-    """The final model's PSNR, which only the course's images and the published training make comparable."""
+    """The final model's PSNR: one run against one run, so the verdict has no error rate."""
     reach = REACH * MARGIN / np.sqrt(2)  # the spread is that of half of the images
-    gap = abs(ours.final_psnr - theirs.final_psnr)
+    psnr, gap = ours.final_psnr, abs(ours.final_psnr - theirs.final_psnr)
     verdict = REPRODUCED if gap <= MARGIN else NOT_REPRODUCED if gap > MARGIN + reach else INCONCLUSIVE
     return {
-        "claim": "final_psnr",
-        "statement": f"V: can achieve a PSNR of {theirs.final_psnr:.2f} dB on the full validation set",
-        "published": theirs.final_psnr,
-        "ours": ours.final_psnr,
-        "ci_low": ours.final_psnr - reach,
-        "ci_high": ours.final_psnr + reach,
+        "ours": psnr,
+        "ci_low": psnr - reach,
+        "ci_high": psnr + reach,
         "verdict": verdict if comparable and not np.isnan(gap) else NOT_TESTED,
         "basis": effects.basis(1),
         "rule": "Reproduced: within 0.12 dB of the report's value. Not reproduced: the interval is beyond.",
         "evidence": "06_discussion/metrics.json: global PSNR of the final model; the course's images only",
-        "section": "V",
     }
 
 
@@ -515,35 +365,18 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
     columns that end in _report_evaluation say what follows if our networks are evaluated as the report's
     were. They are empty if both evaluations are the same.
     """
-    as_report = replace(ours, value=AS_REPORT)
     rows = []
-    for claim in CLAIMS:
-        effect, again, published_effect = (claim.measure(one) for one in (ours, as_report, theirs))
-        row = {
-            "claim": claim.name,
-            "statement": f"{claim.section}: {claim.statement}",
-            "published": published_effect.estimate if published_effect else claim.quoted,
-            "ours": effect.estimate if effect else np.nan,
-            "ci_low": effect.low if effect else np.nan,
-            "ci_high": effect.high if effect else np.nan,
-            "verdict": claim.rule.judge(effect) if effect else NOT_TESTED,
-        }
-        if again and effect and again.estimate != effect.estimate:
-            row["verdict_report_evaluation"] = claim.rule.judge(again)
-            row["ours_report_evaluation"] = again.estimate
-        row |= {"basis": effect.basis if effect else "", "rule": claim.rule.words}
-        rows.append(row | {"evidence": claim.evidence, "section": claim.section})
-    return pd.DataFrame([*rows, _final(ours, theirs, comparable)], columns=COLUMNS)
-
-
-COLUMNS = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
-COLUMNS += ["verdict_report_evaluation", "ours_report_evaluation", "basis", "rule", "evidence", "section"]
+    for said in pd.read_csv(STATEMENTS).to_dict("records"):
+        final = said["claim"] == "final_psnr"
+        row = _final(ours, theirs, comparable) if final else _judged(said["claim"], ours, theirs)
+        rows.append(said | {"statement": f"{said['section']}: {said['statement']}"} | row)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def on_its_own_tables(theirs: Results) -> dict[str, str]:
     """The same rules applied to the report's tables: claim -> verdict. Do its tables carry its words?"""
-    measured = {claim.name: (claim.rule, claim.measure(theirs)) for claim in CLAIMS}
-    return {name: rule.judge(effect) for name, (rule, effect) in measured.items() if effect}
+    measured = {claim: (rule, measure.effect(theirs)) for claim, (rule, measure) in CLAIMS.items()}
+    return {claim: rule(effect) for claim, (rule, effect) in measured.items() if effect}
 
 
 def chance_errors(weighed: pd.DataFrame) -> float:

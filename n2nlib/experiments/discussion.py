@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from n2nlib.experiments import effects
 from n2nlib.experiments.claims import Results
-from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, SOURCES
+from n2nlib.experiments.effects import SOURCES
 from n2nlib.experiments.pipeline import Chain
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, load_network
 
 SCALES = ("laptop", "workstation", "paper")  # whose trainings are compared by length
-PROGRESS = {AS_TRAINED: "psnr_full", AS_REPORT: "report_full"}  # the columns of progress.csv
+PROGRESS = dict(zip(SOURCES, ("psnr_full", "report_full"), strict=True))  # the columns of progress.csv
 
 
 def our_results(chain: Chain) -> Results:
@@ -44,7 +42,7 @@ def plain_network(chain: Chain) -> Network:
 
 
 def rate_search(scale: str) -> pd.DataFrame | None:
-    """The record of `benchmarks.rates`: optimizer, learning_rate, psnr_full (dB), ...; None without one."""
+    """The record of `benchmarks.rates`, one row per run; None if this scale has none."""
     path = ROOT / "benchmarks" / "records" / f"rates_{scale}.csv"
     return pd.read_csv(path) if path.is_file() else None
 
@@ -52,20 +50,16 @@ def rate_search(scale: str) -> pd.DataFrame | None:
 def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:
     """training_length.csv: effects against images seen, at this and the committed scales.
 
-    `progress` is that of this scale. Columns: source and those of `effects.by_length`.
+    `progress` is that of this scale. Columns: those of `effects.by_length` and source.
     """
-    frames = [_by_length(progress, scale)]
-    for other in (name for name in SCALES if name != scale):
-        path = ROOT / "reports" / other / "03_ablation" / "progress.csv"
-        if path.is_file():
-            frames.append(_by_length(pd.read_csv(path), other))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _by_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:
-    frames: Iterable[pd.DataFrame] = (
-        effects.by_length(progress, scale, PROGRESS[value]).assign(source=source)
-        for source, value in SOURCES.items()
-        if progress[PROGRESS[value]].notna().all()
+    paths = {name: ROOT / "reports" / name / "03_ablation" / "progress.csv" for name in SCALES}
+    scales = {name: pd.read_csv(path) for name, path in paths.items() if name != scale and path.is_file()}
+    return pd.concat(
+        [
+            effects.by_length(table, name, column).assign(source=source)
+            for name, table in ({scale: progress} | scales).items()
+            for source, column in PROGRESS.items()
+            if table[column].notna().all()
+        ],
+        ignore_index=True,
     )
-    return pd.concat(frames, ignore_index=True)

@@ -26,7 +26,6 @@ PERCENT = f"{100 * CONFIDENCE:.0f} %"
 REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
 MARGIN = 0.12  # dB, the evaluation spread that the report prints: a smaller difference does not matter
 FEWEST_SEEDS = 3  # for an interval over seeds
-FAILED = 5.0  # dB: no choice moves a run further, but a failed run differs by more
 AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
 SOURCES = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
 REPORT = "the report"
@@ -118,17 +117,14 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def established(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many pairs have a gain, and how many a loss, that chance does not explain and that matters.
 
-    `values` are differences (pairs, seeds, ...) in dB. With three seeds or more a pair's own interval must
-    leave out zero and its mean must reach the margin. With fewer its mean must reach three times the margin,
-    and if it exceeds 5 dB it comes from a failed run and is no evidence of either.
+    `values` are differences (pairs, seeds, ...) in dB. The interval of a pair over its seeds must leave out
+    zero, and its mean must reach the margin. Fewer than three seeds establish nothing: what one run differs
+    from another by chance is then unknown.
     """
     mean, low, high = student(np.moveaxis(values, 1, 0))
-    if values.shape[1] >= FEWEST_SEEDS:
-        gains, losses = (mean >= MARGIN) & (low > 0), (mean <= -MARGIN) & (high < 0)
-    else:
-        clear = (np.abs(mean) >= 3 * MARGIN) & (np.abs(mean) <= FAILED)
-        gains, losses = clear & (mean > 0), clear & (mean < 0)
-    return gains.sum(axis=0), losses.sum(axis=0)
+    enough = values.shape[1] >= FEWEST_SEEDS
+    gains, losses = (mean >= MARGIN) & (low > 0), (mean <= -MARGIN) & (high < 0)
+    return enough * gains.sum(axis=0), enough * losses.sum(axis=0)
 
 
 def basis(seeds: int) -> str:
@@ -150,22 +146,22 @@ def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = 
     return summarize(differences(table, factor, a, b, value))
 
 
-def interaction(
-    table: pd.DataFrame,
-    factor: tuple[str, object, object],
-    other: tuple[str, object, object],
-    value: str = AS_TRAINED,
-) -> Effect:
-    """How much larger the effect of `factor` (name, a, b) is at `other` == a than at b, dB.
+def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TRAINED) -> Effect | None:
+    """How much larger the effect of `factor` is at the first level of `other` than at the second, dB.
 
-    It is taken over the fours of runs that differ in the two factors alone.
-    Raises ValueError as `differences`.
+    It is taken over the fours of runs that differ in the two factors alone. None if `table` has not both
+    levels of both, see `levels`. Raises ValueError as `differences`.
     """
-    name, *levels = other
-    sides = [differences(table[table[name] == one].drop(columns=name), *factor, value) for one in levels]
+    compared, conditions = levels(table, factor), levels(table, other)
+    if compared is None or conditions is None:
+        return None
+    sides = [
+        differences(table[table[other] == level].drop(columns=other), factor, *compared[1:], value)
+        for level in conditions[1:]
+    ]
     found = (sides[0] - sides[1]).dropna(how="all").dropna(axis=1, how="all")
     if found.empty:
-        raise ValueError(f"no four rows differ in {factor[0]} and {name} alone")
+        raise ValueError(f"no four rows differ in {factor} and {other} alone")
     return summarize(found)
 
 
@@ -208,23 +204,20 @@ def single(each: np.ndarray, reach: float | None = None) -> Effect:
     return Effect(mean, low, high, seeds, 1, *counts, basis(seeds))
 
 
-def seed_spread(stds: pd.Series, seeds: int) -> float:
-    """Standard deviation (dB) between seeds, from that of each setting over its `seeds` (NaN for one seed).
-
-    It is the median over settings, divided by what that median is for normal values of unit variance, so a
-    setting with a failed run has no weight. It is 0 if nothing is known.
-    """
-    typical = stds.median()
-    return 0.0 if np.isnan(typical) else float(typical / np.sqrt(stats.chi2.median(seeds - 1) / (seeds - 1)))
-
-
 def rank_agreement(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Kendall's tau of two measures of the same runs, with a bootstrap interval over runs; NaN if all tie."""
+    """Kendall's tau-b of two measures of the same runs and its bootstrap interval over runs.
+
+    All are NaN if a measure is the same for all runs, which ranks nothing. The limits are NaN, too, if so few
+    runs differ that this happens to more than one of forty resamples.
+    """
     values = np.array([a, b], np.float64)
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(a), (1000, len(a)))
-    resampled = [stats.kendalltau(*values[:, chosen]).statistic for chosen in drawn]
-    low, high = np.nanquantile(resampled, TAILS)
+    if min(len(set(each)) for each in values) < 2:
+        return (float("nan"),) * 3
+    drawn = np.random.default_rng(0).integers(0, len(a), (1000, len(a)))
+    resampled = np.array([stats.kendalltau(*values[:, chosen]).statistic for chosen in drawn])
+    defined = np.isfinite(resampled)
+    known = defined.mean() >= 1 - TAILS[0]
+    low, high = np.quantile(resampled[defined], TAILS) if known else (np.nan, np.nan)
     return float(stats.kendalltau(*values).statistic), float(low), float(high)
 
 
@@ -244,6 +237,9 @@ def levels(table: pd.DataFrame, factor: str) -> tuple[str, object, object] | Non
     return (what, a, b) if a != b and {a, b} <= set(table[factor]) else None
 
 
+COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
+
+
 def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> Iterator[dict[str, object]]:
     for factor in factors:
         compared = levels(table, factor)
@@ -253,7 +249,9 @@ def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> I
             yield {"source": source, "factor": factor, "what": what} | found
 
 
-COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
+def _sources(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
+    """Source, table and column of each evaluation: both of ours, and the report's."""
+    return [*((source, ours, value) for source, value in SOURCES.items()), (REPORT, theirs, AS_TRAINED)]
 
 
 def effects_table(
@@ -262,25 +260,19 @@ def effects_table(
     """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's."""
     rows: list[dict[str, object]] = []
     for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
-        for source, value in SOURCES.items():
-            rows += _rows(ours, list(factors), source, value)
-        rows += _rows(theirs, list(factors), REPORT, AS_TRAINED)
+        for source, table, value in _sources(ours, theirs):
+            rows += _rows(table, list(factors), source, value)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.DataFrame:
     """How much more (dB) crops and the MSE loss gain with sharpening than without; columns of effects.csv."""
     rows = []
-    tables = [(source, table1, value) for source, value in SOURCES.items()] + [
-        (REPORT, published1, AS_TRAINED)
-    ]
     for (factor, other), what in INTERACTIONS.items():
-        for source, table, value in tables:
-            compared = [levels(table, name) for name in (factor, other)]
-            if value in table and None not in compared:
-                pairs = [(name, *found[1:]) for name, found in zip((factor, other), compared, strict=True)]
-                found = asdict(interaction(table, *pairs, value))
-                rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | found)
+        for source, table, value in _sources(table1, published1):
+            found = interaction(table, factor, other, value) if value in table else None
+            if found:
+                rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | asdict(found))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -73,13 +73,13 @@ class Chain:
 
     @cached_property
     def final(self) -> Experiment:
-        """The final model, one run."""
-        planned = paper_runs.final_run(self.params, self.choice, self.fine_tuning.table)
-        return self._experiment("fine_tuning", [planned])
+        """The final model, one run for each seed; the first one's network is kept as the final model."""
+        planned = paper_runs.final_runs(self.params, self.choice, self.fine_tuning.table)
+        return self._experiment("fine_tuning", planned)
 
     @cached_property
     def twin(self) -> Experiment:
-        """The final model trained on clean targets; no run if the pairs have no clean training images."""
+        """The final model trained on clean targets, with every seed; no run if there are none."""
         return self._experiment("beyond", self._twins())
 
     def _twins(self) -> list[Planned]:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
-from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
+from n2nlib.experiments.paper_runs import by_setting as by_setting  # for callers of this module
 from n2nlib.metrics import psnr_full, subset_psnr
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
@@ -70,29 +71,14 @@ def collect_progress(planned: list[Planned], finished: list[Result]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def by_setting(table: pd.DataFrame, keys: list[str], value: str = "psnr_mean") -> pd.DataFrame:
-    """One row per setting of `keys`: mean of `value` over seeds (dB), seed standard deviation, rank.
-
-    `seed_std` has one degree of freedom less than there are seeds, and is NaN for one seed. Rank 1 is the
-    best.
-    """
-    groups = table.groupby(keys, sort=False)[value]
-    frame = groups.agg(**{value: "mean", "seed_std": "std", "seeds": "size"}).reset_index()
-    return frame.assign(rank=frame[value].rank(ascending=False, method="first").astype(int))
-
-
 def examples(table1: pd.DataFrame) -> dict[str, int]:
     """The runs that Fig. 1 shows: title -> row of `table1`.
 
     They are the report's baseline and candidates as far as they were trained, first seed, and our best.
     """
-    baseline = {"loss": "l1", "optimizer": "adam", "sharpen": False, "crops": False, "arch": "upsample"}
     candidates = published.table2()[["candidate", *ABLATION]].to_dict("records")
-    settings = {"baseline": baseline} | {f"candidate {one.pop('candidate')}": one for one in candidates}
-    rows = {
-        title: table1.index[(table1[list(setting)] == pd.Series(setting)).all(axis=1)]
-        for title, setting in settings.items()
-    }
+    settings = {"baseline": BASELINE} | {f"candidate {one.pop('candidate')}": one for one in candidates}
+    rows = {title: table1.index[has_setting(table1, setting)] for title, setting in settings.items()}
     shown = {title: int(found[0]) for title, found in rows.items() if len(found)}
     return shown | {"our best": int(table1["psnr_mean"].idxmax())}
 

@@ -15,44 +15,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib.pairs.corruption import block_mean, cells, draw
-from n2nlib.report.figures import PAGE, described, show, to_picture
+from n2nlib.report.figures import BLUE, GREEN, GREY, ORANGE, PAGE, PINK, described, show, to_picture
 from n2nlib.train.network import PEAK, Network, UNet, UnsharpMask
 
 KINDS = {
-    "image": ("0.35", "image"),
-    "convolution": ("#0072B2", "3 × 3 convolution"),
-    "pooling": ("#CC79A7", "2 × 2 max pooling"),
-    "concatenation": ("#009E73", "upsampled, joined with the skip"),
-}
+    "image": (GREY, "image"),
+    "convolution": (BLUE, "3 × 3 convolution"),
+    "pooling": (PINK, "2 × 2 max pooling"),
+    "concatenation": (GREEN, "upsampled, joined with the skip"),
+}  # colour and name of each box
 OPERATIONS = {
     "max_pool2d_with_indices": "pooling",
     "upsample_nearest2d": "upsampling",
     "cat": "concatenation",
 }
-
-
-def cost(width: int, arch: str, size: int = 32) -> dict[str, float]:
-    """Parameters of a network, and GFLOP per image of `size` x `size` (two per multiply-add).
-
-    Forward plus backward counts as three forward passes.
-    """
-    network = Network(width, arch)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, size, size))
-    forward = counter.get_total_flops() / 1e9
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {
-        "parameters": parameters,
-        "forward_gflop": forward,
-        "forward_backward_gflop": 3 * forward,
-    }
+ARROW = {"arrowstyle": "-|>", "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
 
 
 def costs(width: int, size: int = 32) -> pd.DataFrame:
-    """network_costs.csv: `cost` of both variants of the U-Net, one row each."""
-    return pd.DataFrame(
-        [{"width": width, "arch": arch} | cost(width, arch, size) for arch in ("tconv", "upsample")]
-    )
+    """network_costs.csv: both variants of the U-Net, one row each.
+
+    Columns: width, arch, parameters, and GFLOP per image of `size` x `size` (two per multiply-add). Forward
+    plus backward counts as three forward passes.
+    """
+    rows = []
+    for arch in ("tconv", "upsample"):
+        network = Network(width, arch)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, size, size))
+        forward = counter.get_total_flops() / 1e9
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        rows.append({"width": width, "arch": arch, "parameters": parameters, "forward_gflop": forward})
+    return pd.DataFrame(rows).assign(forward_backward_gflop=lambda table: 3 * table["forward_gflop"])
 
 
 @dataclass(frozen=True)
@@ -99,72 +93,52 @@ def trace(width: int, arch: str = "upsample", size: int = 32) -> list[Step]:
 def _arrow(axis: Axes, *points: tuple[float, float], color: str = "0.3") -> None:
     """A line through `points` (data coordinates) that ends in an arrowhead."""
     axis.plot(*zip(*points, strict=True), color=color, lw=0.8, solid_joinstyle="miter")
-    axis.annotate(
-        "",
-        points[-1],
-        points[-2],
-        arrowprops={
-            "arrowstyle": "-|>",
-            "color": color,
-            "lw": 0.8,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "mutation_scale": 6,
-        },
-    )
+    axis.annotate("", points[-1], points[-2], arrowprops=ARROW | {"color": color})
 
 
 def architecture(width: int, size: int = 32) -> Figure:
     """The U-Net as `trace` finds it: channels in each box, one row for each image size (all inches)."""
     steps = trace(width, size=size)
-    stay = ("image", "pooling", "concatenation", "upsampling")
+    stay = ("image", "pooling", "concatenation", "upsampling")  # drawn below or above the step before
     pitch, row, left = (PAGE - 1.1) / sum(step.kind not in stay for step in steps), 0.5, 0.8
     box, x = 0.8 * pitch, left
-    at: dict[int, tuple[float, float]] = {}
-    for number, step in enumerate(steps):
-        if step.kind == "upsampling":  # drawn as the arrow into the concatenation that follows
-            at[number] = at[step.sources[0]]
-            continue
+    at: list[tuple[float, float]] = []
+    for step in steps:
         x += pitch * (step.kind not in stay)
-        at[number] = (x, -row * np.log2(size / step.side))
+        # An upsampling is drawn as the arrow from its source into the concatenation that follows.
+        here = (x, -row * np.log2(size / step.side))
+        at.append(at[step.sources[0]] if step.kind == "upsampling" else here)
     heights = {side: 0.085 + 0.02 * np.log2(side) for side in {step.side for step in steps}}
-    low, right = min(y for _, y in at.values()), max(x for x, _ in at.values())
-    figure, axis = plt.subplots(figsize=(PAGE, 0.75 - low))
+    low = min(y for _, y in at)
+    figure, axis = plt.subplots(figsize=(PAGE, 0.65 - low))
     figure.get_layout_engine().set(w_pad=0, h_pad=0)
-    axis.set(xlim=(0, PAGE), ylim=(low - 0.25, 0.5))
+    axis.set(xlim=(0, PAGE), ylim=(low - 0.25, 0.4))
     axis.axis("off")
-    for number, step in enumerate(steps):
-        (x, y), height = at[number], heights[step.side]
+    for step, (x, y) in zip(steps, at, strict=True):
         if step.kind == "upsampling":
             continue
+        height = heights[step.side]
         for source in step.sources:
             (x0, y0), drawn = at[source], steps[source]
-            reach = heights[(steps[drawn.sources[0]] if drawn.kind == "upsampling" else drawn).side]
             if x0 == x:  # up or down to the next row
+                reach = heights[(steps[drawn.sources[0]] if drawn.kind == "upsampling" else drawn).side]
                 sign = np.sign(y - y0)
                 _arrow(axis, (x, y0 + sign * reach), (x, y - sign * height))
             elif step.kind == "concatenation":
-                over = y + height + 0.07
-                start, end = x0 + box / 3, x - box / 3
-                _arrow(axis, (start, y + height), (start, over), (end, over), (end, y + height), color="0.6")
+                top, over, start, end = y + height, y + height + 0.07, x0 + box / 3, x - box / 3
+                _arrow(axis, (start, top), (start, over), (end, over), (end, top), color="0.6")
             else:
                 _arrow(axis, (x0 + box / 2, y), (x - box / 2, y))
-        color = KINDS[step.kind][0]
-        axis.add_patch(Rectangle((x - box / 2, y - height), box, 2 * height, facecolor=color))
-        axis.text(x, y, step.channels, ha="center", va="center", fontsize=7.5, color="white")
+        corner = (x - box / 2, y - height)
+        axis.add_patch(Rectangle(corner, box, 2 * height, facecolor=KINDS[step.kind][0]))
+        axis.text(x, y, step.channels, ha="center", va="center", color="white")
     words = "then ReLU,\nsharpening and\nclamp to [0, 255]"
-    axis.text(right + box / 2, -heights[size] - 0.06, words, ha="right", va="top", fontsize=7.5)
+    axis.text(x + box / 2, -heights[size] - 0.06, words, ha="right", va="top", linespacing=1.1)
     for side in heights:
-        axis.text(
-            left - box / 2 - 0.1,
-            -row * np.log2(size / side),
-            f"{side} × {side}",
-            ha="right",
-            va="center",
-            fontsize=7.5,
-        )
-    handles = [Rectangle((0, 0), 1, 1, color=color) for color, _ in KINDS.values()]
-    axis.legend(handles, [label for _, label in KINDS.values()], loc="lower right", labelspacing=0.3)
+        place = (left - box / 2 - 0.1, -row * np.log2(size / side))
+        axis.text(*place, f"{side} × {side}", ha="right", va="center")
+    handles = [Rectangle((0, 0), 1, 1, color=color, label=label) for color, label in KINDS.values()]
+    axis.legend(handles=handles, loc="lower right", labelspacing=0.3)
     return described(
         figure,
         f"The U-Net of width {width} as a diagram: {size} × {size} pixels are pooled down to "
@@ -181,43 +155,36 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
     """
     blocks = cells(np.ascontiguousarray(photograph), size, block)
     row, column = np.unravel_index(blocks.std(axis=2).sum(axis=-1).argmax(), (size, size))
-    numbers = np.broadcast_to(np.arange(block**2)[:, None], blocks.shape)  # each pixel's place in its block
-    images, chosen = {"clean: mean": block_mean(blocks)}, {}
-    for version in (2, 1):
+    places = np.broadcast_to(np.arange(block**2)[:, None], blocks.shape)  # of each pixel in its block
+    images, chosen = {}, {}
+    for version in (1, 2):
         name = f"noisy {version}: one pixel"
         images[name] = draw(blocks, np.random.default_rng([seed, version]))
-        chosen[name] = draw(numbers, np.random.default_rng([seed, version]))[row, column, 0]
-    images = dict(reversed(images.items()))
-    colors = dict(zip(images, ("#0072B2", "#D55E00", "#009E73"), strict=True))
-    squashed = (
-        blocks.reshape(size, size, block, block, 3).swapaxes(1, 2).reshape(size * block, size * block, 3)
-    )
+        chosen[name] = draw(places, np.random.default_rng([seed, version]))[row, column, 0]
+    images["clean: mean"] = block_mean(blocks)
+    outlines = {
+        name: {"fill": False, "ec": color, "lw": 1.6}
+        for name, color in zip(images, (BLUE, ORANGE, GREEN), strict=True)
+    }
+    side = size * block
+    squashed = blocks.reshape(size, size, block, block, 3).swapaxes(1, 2).reshape(side, side, 3)
 
     figure, axes = plt.subplot_mosaic([["photo", "block", *images]], figsize=(PAGE, 1.5))
     figure.get_layout_engine().set(w_pad=0.03, wspace=0.06)
-    show(axes["photo"], squashed, f"photograph, {size * block} × {size * block}")
+    show(axes["photo"], squashed, f"photograph, {side} × {side}")
+    show(axes["block"], blocks[row, column].reshape(block, block, 3), f"one block, {block} × {block}")
     left, top = column * block - 0.5, row * block - 0.5
     axes["photo"].add_patch(Rectangle((left, top), block, block, fill=False, ec="white", lw=1))
-    show(axes["block"], blocks[row, column].reshape(block, block, 3), f"one block, {block} × {block}")
+    between = {"coordsA": "data", "axesA": axes["photo"], "coordsB": "axes fraction", "axesB": axes["block"]}
     for corner in (0, 1):
-        figure.add_artist(
-            ConnectionPatch(
-                (left + block, top + corner * block),
-                (0, 1 - corner),
-                "data",
-                "axes fraction",
-                axesA=axes["photo"],
-                axesB=axes["block"],
-                color="0.5",
-                lw=0.6,
-            )
-        )
-    for name, place in chosen.items():
-        y, x = divmod(int(place), block)
-        axes["block"].add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=colors[name], lw=1.6))
+        ends = (left + block, top + corner * block), (0, 1 - corner)
+        figure.add_artist(ConnectionPatch(*ends, **between, color=GREY, lw=0.6))
     for name, picture in images.items():
         show(axes[name], picture, name)
-        axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=colors[name], lw=1.6))
+        axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **outlines[name]))
+    for name, place in chosen.items():
+        y, x = divmod(int(place), block)
+        axes["block"].add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **outlines[name]))
     return described(
         figure,
         f"A photograph, one block of {block} × {block} of its pixels, and three images of {size} × {size} "
@@ -229,32 +196,31 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
 def output_layers(image: np.ndarray, tau: float = 1.0) -> Figure:
     """Sharpening and clamp: `image` (3 x S x S in [0, 255]) before and after, one row of it, and the clamp.
 
-    The sharpened row is drawn before the clamp, so its overshoots beyond [0, 255] show.
+    The row is the one whose green sharpening pushes farthest out of [0, 255]; it is drawn before the clamp.
     """
     figure, (before, after, profile, clamp) = plt.subplots(
         1, 4, figsize=(PAGE, 1.65), width_ratios=[1, 1, 1.6, 1.6]
     )
-    tensor, row = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None], image.shape[1] // 2
-    mask = UnsharpMask()(tensor, tau)[0].numpy()
-    for axis, picture, title in ((before, image, "output"), (after, mask, f"sharpened, τ = {tau:g}")):
-        show(axis, to_picture(picture), title)
+    plain = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+    mask = UnsharpMask()(plain[None], tau)[0]
+    row = int((mask - mask.clamp(0, PEAK))[1].abs().sum(dim=1).argmax())
+    for axis, picture, title in ((before, plain, "output"), (after, mask, f"sharpened, τ = {tau:g}")):
+        show(axis, to_picture(picture.numpy()), title)
         axis.axhline(row, color="white", lw=0.8, ls=":")
-    profile.plot(np.asarray(image)[1, row], color="0.35", label="output")
-    profile.plot(mask[1, row], color="#D55E00", label="sharpened")
-    profile.axhline(PEAK, color="0.6", ls="--", lw=0.8)
+    for rows, color, label in ((plain, GREY, "output"), (mask, ORANGE, "sharpened")):
+        profile.plot(rows[1, row], color=color, label=label)
+    for level in (0, PEAK):
+        profile.axhline(level, color=GREY, ls="--", lw=0.8)
     profile.set(xlabel="pixel of the dotted row", ylabel="green (grey levels)", title="Edges overshoot")
-    profile.legend(loc="best", handlelength=1)
     x = torch.linspace(-100, 355, 456, requires_grad=True)
     y = Network(3).finish(torch.relu(x), 0.0)
     y.sum().backward()
-    clamp.plot(x.detach(), y.detach(), color="0.35", label="output")
-    clamp.plot(x.detach(), 100 * x.grad, color="#0072B2", label="100 × gradient")
-    clamp.set(
-        xlabel="last convolution (grey levels)",
-        ylabel="output (grey levels)",
-        title="The clamp has no gradient outside",
-    )
-    clamp.legend(loc="upper left", handlelength=1)
+    clamp.plot(x.detach(), y.detach(), color=GREY, label="output")
+    clamp.plot(x.detach(), 100 * x.grad, color=BLUE, label="100 × gradient")
+    clamp.set(xlabel="last convolution (grey levels)", ylabel="output (grey levels)")
+    clamp.set_title("The clamp has no gradient outside")
+    profile.legend(loc="center right")
+    clamp.legend(loc="upper left")
     return described(
         figure,
         f"A picture before and after unsharp masking with factor {tau:g}, a row of its pixels before and "

@@ -1,12 +1,9 @@
-"""Figures at their printed size in one style (n2n.mplstyle): saving, what all figures share, pictures, noise.
+"""Figures at their printed size in one style (n2n.mplstyle): saving, pictures of images, their noise.
 
 Each function of this module, of `plots`, `training_plots` and `diagrams` returns a figure whose label
 (`figure.get_label()`) describes it for readers who cannot see it. `save` writes the figure and returns the
 picture to display, with that description as its alternative text: a cell of a notebook ends with
 `figures.save(figure, ...)`, and nbconvert writes the alternative text into the page.
-
-seaborn draws every statistical figure from tidy frames. Its functions compute intervals themselves; where an
-interval is known, `known` turns it into three rows, whose median and range they draw.
 """
 
 from __future__ import annotations
@@ -20,16 +17,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from n2nlib.experiments.effects import MARGIN
 from n2nlib.files import replacing
 from n2nlib.metrics import mse_per_image, psnr
 from n2nlib.params import Params
 from n2nlib.report import tables
-from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -37,11 +30,7 @@ if TYPE_CHECKING:
 COLUMN, PAGE = 3.35, 6.9  # inches: one column of our paper, and both
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY, PALE = "0.45", "0.93"
-SOURCES = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
-MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
 REACH = 64  # grey levels: the error that has the lightest colour
-LINES = ["--", ":", "-.", (0, (1, 3))]
-DIFFERENCE = f"difference of PSNR (dB); grey: below {MARGIN} dB"
 SPECTRA = {
     "clean image": ("black", ""),
     "noisy input": (GREY, (1, 1)),
@@ -50,7 +39,6 @@ SPECTRA = {
     "error of the output": (BLUE, (3, 1.5)),
     "error of the sharpened output": (ORANGE, (3, 1.5)),
 }  # colour and dashes
-INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
 
 plt.style.use("n2nlib.report.n2n")
 
@@ -91,99 +79,33 @@ def nothing(why: str) -> Figure:
     return described(figure, why)
 
 
-def known(frame: pd.DataFrame, estimate: str = "estimate") -> pd.DataFrame:
-    """Three rows for each (estimate, low, high). A missing bound gives no interval."""
-    bounds = [frame[estimate], *(frame[side].fillna(frame[estimate]) for side in ("low", "high"))]
-    return pd.concat([frame.assign(**{estimate: bound}) for bound in bounds], ignore_index=True)
-
-
-def points(axis: Axes, frame: pd.DataFrame, order: Sequence[str] | None = None, **options: object) -> None:
-    """`sns.pointplot` of known intervals in the marks of all figures.
-
-    Marks are hollow if `frame` has a column basis that says that the interval is not over seeds.
-    """
-    marks = {"linestyle": "none", "markersize": 3.5, "markeredgewidth": 0.5, "err_kws": {"linewidth": 1.1}}
-    hollow = ~over_seeds(frame)
-    for rows, face in (
-        (frame[~hollow], {}),
-        (frame[hollow], {"markerfacecolor": "white", "markeredgewidth": 1}),
-    ):
-        if len(rows):
-            style = INTERVAL | marks | {"legend": False} | options | face
-            sns.pointplot(known(rows), order=order, ax=axis, **style)
-
-
-def over_seeds(frame: pd.DataFrame) -> pd.Series:
-    """Which rows have an interval over seeds; all of them if `frame` does not say (column basis)."""
-    return frame["basis"] == "seeds" if "basis" in frame else pd.Series(True, frame.index)
-
-
-def fit(axis: Axes, frame: pd.DataFrame, along: str = "x") -> None:
-    """Limits of axis `along` that show zero and every estimate; longer intervals end in an arrowhead."""
-    rows = frame.dropna(subset="estimate")
-    low, high = min([0.0, *rows["estimate"]]), max([0.0, *rows["estimate"]])
-    room = high - low + 1
-    low = max(low - room, min([low - MARGIN, *rows["low"].dropna()]))
-    high = min(high + room, max([high + MARGIN, *rows["high"].dropna()]))
-    space = 0.05 * (high - low)
-    axis.set(**{f"{along}lim": (low - space, high + space)})
-    for line in [line for line in axis.lines if len(line.get_xdata()) == 2]:
-        ends, across = (np.asarray(line.get_data()[number], float) for number in (along == "y", along == "x"))
-        for beyond, edge, marker in ((ends.min() < low, low, "<v"), (ends.max() > high, high, ">^")):
-            if beyond:
-                place = (edge, across[0]) if along == "x" else (across[0], edge)
-                style = {"marker": marker[along == "y"], "color": line.get_color(), "ms": 3.5}
-                axis.plot(*place, **style, scalex=False, scaley=False)
-
-
-def band(axis: Axes, along: str = "x") -> None:
-    """Zero, and around it the margin below which an effect counts as none."""
-    span, line = (axis.axvspan, axis.axvline) if along == "x" else (axis.axhspan, axis.axhline)
-    span(-MARGIN, MARGIN, color=PALE, lw=0, zorder=0)
-    line(0, color=GREY, lw=0.8, zorder=0.5)
-
-
-def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None) -> list[Line2D]:
-    """Entries of a legend: a mark for each name, or a line if there are no `markers`."""
-    styles = {name: {"marker": markers[name], "ls": "none"} if markers else {} for name in colors}
-    return [Line2D([], [], color=colors[name], label=name, ms=3.5, **styles[name]) for name in colors]
-
-
-def hollow(frame: pd.DataFrame) -> list[Line2D]:
-    """The entry of a legend for hollow marks, if `points` draws any for `frame`."""
-    style = {"marker": "o", "ls": "none", "ms": 3.5, "color": GREY, "mfc": "white"}
-    return [] if over_seeds(frame).all() else [Line2D([], [], **style, label="fewer than three seeds")]
-
-
-def levels(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
-    """Entries of a legend for the lines of `references` (name -> dB), with their values if `decimals`."""
-    return [
-        Line2D([], [], color=GREY, ls=style, lw=0.9, label=f"{name}: {value:.2f} dB" if decimals else name)
-        for (name, value), style in zip(references.items(), LINES, strict=False)
-    ]
-
-
 def to_picture(image: np.ndarray) -> np.ndarray:
     """3 x H x W in [0, 255], any dtype -> uint8 H x W x 3."""
     return np.clip(np.rint(np.asarray(image, np.float64)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def error_map(image: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Absolute error, mean over channels, of two 3 x H x W images -> uint8 H x W x 3, dark for none.
+    """Absolute error in grey levels, mean over channels: two 3 x H x W images -> float H x W."""
+    return np.abs(np.asarray(image, np.float64) - np.asarray(clean, np.float64)).mean(0)
 
-    Errors of `REACH` grey levels and more have the lightest colour.
+
+def decibels(images: np.ndarray, clean: np.ndarray) -> list[str]:
+    """The PSNR of each image against the clean one as text; "" for equal images."""
+    values = psnr(mse_per_image(np.asarray(images), np.asarray(clean)))
+    return [f"{value:.2f} dB" if np.isfinite(value) else "" for value in values]
+
+
+def show(
+    axis: Axes, picture: np.ndarray, title: str = "", below: str = "", reach: float | None = None
+) -> None:
+    """A picture without ticks or frame, `title` above it and `below` under it.
+
+    The picture is H x W x 3, or H x W with values from 0 to `reach`, which are drawn in colours.
     """
-    error = np.abs(np.asarray(image, np.float64) - np.asarray(clean, np.float64)).mean(0)
-    return (255 * plt.get_cmap("cividis")(np.minimum(error / REACH, 1))[..., :3]).round().astype(np.uint8)
-
-
-def show(axis: Axes, picture: np.ndarray, title: str = "", below: str = "") -> None:
-    """A picture (H x W x 3) without ticks or frame, `title` above it and `below` under it."""
-    axis.imshow(picture)
-    axis.set(xticks=[], yticks=[])
+    axis.imshow(picture, vmin=0, vmax=reach)
+    axis.set(xticks=[], yticks=[], title=title)
+    axis.set_xlabel(below, labelpad=1.5)
     axis.spines[:].set_visible(False)
-    axis.set_title(title, fontsize=7, pad=3, linespacing=1.05)
-    axis.set_xlabel(below, fontsize=7, labelpad=1.5)
 
 
 def image_grid(
@@ -198,34 +120,30 @@ def image_grid(
     column, which holds the clean images, ends in their scale.
     """
     count, side = len(next(iter(columns.values()))), width / len(columns)
-    letters = int(19 * side)
-    titles = {
-        title: "\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, letters))
-        for title in columns
-    }
-    lines = 1 + max(title.count("\n") for title in titles.values())
-    rows = count + errors
-    height = rows * side + 0.13 * count * (clean is not None) + 0.11 * lines
-    figure, axes = plt.subplots(rows, len(columns), figsize=(width, height), squeeze=False)
+    titles = [
+        "\n".join(textwrap.fill(line, int(18 * side)) for line in title.split("\n")) for title in columns
+    ]
+    lines = 1 + max(title.count("\n") for title in titles)
+    height = (count + errors) * side + 0.14 * count * (clean is not None) + 0.125 * lines
+    figure, axes = plt.subplots(count + errors, len(columns), figsize=(width, height), squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.01, wspace=0, hspace=0)
     said = []
-    for column, (title, images) in zip(axes.T, columns.items(), strict=True):
-        values = psnr(mse_per_image(np.asarray(images), np.asarray(clean))) if clean is not None else []
-        words = [f"{value:.2f} dB" if np.isfinite(value) else "" for value in values] or [""] * count
-        for row in range(count):
-            show(column[row], to_picture(images[row]), titles[title] if row == 0 else "", words[row])
+    for column, title, (name, images) in zip(axes.T, titles, columns.items(), strict=True):
+        values = [""] * count if clean is None else decibels(images, clean)
+        for axis, image, value in zip(column, images, values, strict=False):
+            show(axis, to_picture(image), below=value)
+        column[0].set_title(title, linespacing=1)
         if errors:
-            show(column[-1], error_map(images[0], clean[0]))
-        said.append(" ".join([title.replace("\n", " "), *filter(None, words)]))
+            show(column[-1], error_map(images[0], clean[0]), reach=REACH)
+        said.append(" ".join([name.replace("\n", " "), *filter(None, values)]))
     if errors:
-        axes[-1, 0].set_ylabel("error", fontsize=7, labelpad=2)
-        axes[-1, -1].clear()
-        axes[-1, -1].axis("off")
-        scale = axes[-1, -1].inset_axes((0.08, 0.05, 0.14, 0.9))
-        bar = figure.colorbar(plt.cm.ScalarMappable(Normalize(0, REACH), "cividis"), scale, ticks=[0, REACH])
-        bar.set_label("error (grey levels)", fontsize=7, labelpad=1)
-        bar.ax.tick_params(labelsize=7, length=2)
-    return described(figure, f"{count} examples side by side: " + "; ".join(said) + ".")
+        axes[-1, 0].set_ylabel("error", labelpad=2)
+        last = axes[-1, -1]
+        last.axis("off")
+        scale = last.inset_axes((0.08, 0.05, 0.14, 0.9))
+        figure.colorbar(last.images[0], scale, ticks=[0, REACH]).set_label("grey levels", labelpad=1)
+        last.images[0].set_visible(False)
+    return described(figure, f"{count} examples side by side: {'; '.join(said)}.")
 
 
 def examples(pictures: Mapping[str, np.ndarray], clean: np.ndarray) -> Figure:
@@ -243,51 +161,39 @@ def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spe
     It shows two images (3 x S x S in [0, 255]) with their PSNR, their difference around mid-grey, and the
     `spectra` of `experiments.sharpening`: frequency (cycles per pixel), power (squared grey levels), which.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(PAGE, 1.45), width_ratios=[1, 1, 1, 1.9])
+    figure, axes = plt.subplots(1, 4, figsize=(PAGE, 1.5), width_ratios=[1, 1, 1, 1.7])
     difference = np.asarray(sharpened, np.float64) - np.asarray(output, np.float64)
-    before, after = psnr(mse_per_image(np.stack([output, sharpened]), np.stack([clean, clean])))
-    show(axes[0], to_picture(output), "output", f"{before:.2f} dB")
-    show(axes[1], to_picture(sharpened), "sharpened output", f"{after:.2f} dB")
+    before, after = decibels(np.stack([output, sharpened]), np.stack([clean, clean]))
+    show(axes[0], to_picture(output), "output", before)
+    show(axes[1], to_picture(sharpened), "sharpened output", after)
     show(axes[2], to_picture(128 + difference), "difference", "grey: none")
-    present = {name: SPECTRA[name] for name in dict.fromkeys(spectra["which"])}
-    style = {"palette": {name: color for name, (color, _) in present.items()}, "errorbar": None}
-    style |= {"dashes": {name: dashes for name, (_, dashes) in present.items()}}
-    sns.lineplot(spectra, x="frequency", y="power", hue="which", style="which", **style, ax=axes[3])
+    palette, dashes = ({name: style[part] for name, style in SPECTRA.items()} for part in (0, 1))
+    style = {"hue": "which", "palette": palette, "style": "which", "dashes": dashes, "errorbar": None}
+    sns.lineplot(spectra, x="frequency", y="power", **style, ax=axes[3])
     axes[3].set(
         xlabel="frequency (cycles per pixel)", ylabel="power (grey levels²)", yscale="log", xlim=(0, 0.5)
     )
-    axes[3].legend(title=None, handlelength=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    axes[3].legend(title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return described(
         figure,
-        f"An output before ({before:.2f} dB) and after sharpening ({after:.2f} dB), their difference, and "
-        f"power by spatial frequency of: {', '.join(present)}.",
+        f"An output before ({before}) and after sharpening ({after}), their difference, and power by spatial "
+        f"frequency of: {', '.join(dict.fromkeys(spectra['which']))}.",
     )
 
 
 def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
     """Histogram of noisy - clean (uint8 N x 3 x S x S) and a normal distribution of the same spread."""
-    error = np.asarray(noisy).astype(np.int64) - np.asarray(clean)
+    error = (np.asarray(noisy).astype(np.int64) - np.asarray(clean)).ravel()
     sigma, x = error.std(), np.linspace(-150, 150, 301)
     kurtosis = ((error - error.mean()) ** 4).mean() / sigma**4 - 3
     figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
-    counts, edges = np.histogram(error, np.arange(-150.5, 151.5, 3), density=True)
-    bars = pd.DataFrame({"error": edges[:-1] + 1.5, "density": counts})
-    sns.histplot(
-        bars,
-        x="error",
-        weights="density",
-        bins=edges.tolist(),
-        element="step",
-        color=BLUE,
-        alpha=0.4,
-        lw=0.8,
-        label="noise",
-        ax=axis,
-    )
+    bins = {"binrange": (-256.5, 256.5), "binwidth": 3, "stat": "density", "element": "step"}
+    sns.histplot(x=error, **bins, color=BLUE, alpha=0.4, lw=0.8, label="noise", ax=axis)
     normal = np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
     sns.lineplot(x=x, y=normal, color="black", label=f"normal, σ = {sigma:.1f}", ax=axis)
-    axis.set(xlabel="noisy − clean (grey levels)", ylabel="density", yscale="log", ylim=(1e-6, 0.2))
-    axis.legend(loc="upper right", handlelength=1.2)
+    axis.set(xlabel="noisy − clean (grey levels)", ylabel="density (per grey level)")
+    axis.set(yscale="log", xlim=(-150, 150), ylim=(1e-6, 0.2))
+    axis.legend(loc="upper right")
     return described(
         figure,
         f"Histogram of the noise on a logarithmic axis, with a normal distribution of the same standard "
@@ -302,30 +208,18 @@ def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure
     `by_contrast` contrast and std; all in grey levels.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9))
+    left.axhline(0, color=GREY, lw=0.8)
     reach = 1.96 * by_level["error"]
-    bounds = by_level.assign(low=by_level["mean"] - reach, high=by_level["mean"] + reach)
-    left.axhline(0, color="0.6", lw=0.8)
-    sns.lineplot(
-        known(bounds, "mean"),
-        x="level",
-        y="mean",
-        **INTERVAL,
-        marker="o",
-        color=BLUE,
-        label="mean, 95 % band",
-        ax=left,
-    )
-    if "median" in by_level:
-        style = {"marker": "s", "ls": "--", "color": YELLOW, "label": "median"}
-        sns.lineplot(by_level, x="level", y="median", **style, ax=left)
+    low, high = by_level["mean"] - reach, by_level["mean"] + reach
+    left.fill_between(by_level["level"], low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
+    centres = by_level.melt("level", [name for name in ("mean", "median") if name in by_level])
+    style = {"style": "variable", "markers": ["o", "s"][: centres["variable"].nunique()]}
+    sns.lineplot(centres, x="level", y="value", hue="variable", **style, palette=[BLUE, YELLOW], ax=left)
     left.set(xlabel="clean pixel (grey levels)", ylabel="noise (grey levels)", xlim=(0, 255))
-    left.legend(handlelength=1.5)
+    left.legend(title=None)
     sns.lineplot(by_contrast, x="contrast", y="std", marker="o", color=BLUE, ax=right)
-    right.set(
-        xlabel="local contrast of the clean image (grey levels)",
-        ylim=(0, None),
-        ylabel="standard deviation of\nthe noise (grey levels)",
-    )
+    right.set(xlabel="local contrast of the clean image (grey levels)", ylim=(0, None))
+    right.set_ylabel("standard deviation of\nthe noise (grey levels)")
     return described(
         figure,
         f"Left: the mean and the median of the noise at each grey level; the mean is at most "

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from n2nlib.experiments import effects as paired
 from n2nlib.experiments.paper_runs import ABLATION
-from n2nlib.report import figures, tables, wording
+from n2nlib.report import marks, tables, wording
+from n2nlib.report.figures import BLUE, COLUMN, GREEN, GREY, PAGE, PALE, PINK, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
-ARCHES, ARCH_MARKERS = {"TConv": figures.GREEN, "Upsample": figures.PINK}, {"TConv": "o", "Upsample": "s"}
-EXTRAS = {"sharpen": "sharpened", "crops": "crops"}
+ARCHES, ARCH_MARKERS = {"TConv": GREEN, "Upsample": PINK}, {"TConv": "o", "Upsample": "s"}
+CROSS = {"ha": "right", "va": "center", "fontsize": 7, "weight": "bold"}
+DODGE = 0.36  # rows between the first and the last mark of a row
+SHARPEN = {False: "trained without sharpening", True: "trained with sharpening"}
 
 
 def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd.DataFrame:
@@ -33,73 +34,66 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
     long = pd.concat([rows.assign(source=name, psnr=rows[key]) for name, (rows, key) in parts.items()])
     theirs = long["source"] == REPORT
     failed = np.where(theirs, long["psnr_mean"] < tables.REPORT_NOISY, long["psnr_full"] < noisy)
-    return long.assign(arch=long["arch"].map(wording.ARCH), failed=failed).reset_index(drop=True)
+    names = {"arch": wording.ARCH, "loss": wording.LOSS, "optimizer": wording.OPTIMIZER}
+    words = {key: long[key].map(name) for key, name in names.items()}
+    words["extra"] = long["crops"].map({True: ", crops", False: ""})
+    return long.assign(**words, failed=failed, sharpened=long["sharpen"].map(SHARPEN)).reset_index(drop=True)
 
 
-def _setting(long: pd.DataFrame) -> pd.Series:
-    """ "MSE, Adam" for each row."""
-    return long["loss"].map(wording.LOSS) + ", " + long["optimizer"].map(wording.OPTIMIZER)
+def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Mapping[str, float]) -> Figure:
+    """One panel for each value of column `panel`, with a mark for each `name` and `hue`.
 
-
-def _table1(
-    long: pd.DataFrame, panel: str, hue: str, order_by: str, references: Mapping[str, float]
-) -> tuple[Figure, dict[object, Axes]]:
-    """One panel for each value of column `panel`, with a dot for each run over its `name`.
-
-    Names are sorted by the mean of source `order_by`. Seeds of one setting are joined; failed runs are
-    crosses in a margin at the left. Returns the figure and its panels.
+    A mark is the mean over seeds and its line their range. Names are sorted by the means of source `first` in
+    the first panel. Failed runs are crosses in a margin at the left.
     """
-    alive = long[~long["failed"]]
-    best = alive[alive["source"] == order_by].groupby("name")["psnr"].mean().sort_values(ascending=False)
-    order = [*best.index, *(name for name in dict.fromkeys(long["name"]) if name not in best.index)]
-    colors, markers = (ARCHES, ARCH_MARKERS) if hue == "arch" else (figures.SOURCES, figures.MARKERS)
-    shift = dict(zip(colors, np.linspace(-0.18, 0.18, len(colors)), strict=True))
-    long = long.assign(y=long["name"].map(order.index) + long[hue].map(shift), color=long[hue].map(colors))
-    if hue == "source":  # a run fails as trained; its cross stands for both evaluations
-        long = long[~(long["failed"] & (long["source"] == EVALUATED))]
-    failed = long[long["failed"]]
-    failed = failed.assign(place=2 + failed.groupby([panel, "y"]).cumcount())
+    alive, values = long[~long["failed"]], list(dict.fromkeys(long[panel]))
+    dots = alive.groupby([panel, "name", hue])["psnr"].agg(estimate="mean", low="min", high="max")
+    dots = dots.reset_index()
+    ranked = dots[(dots["source"] == first) & (dots[panel] == values[0])]
+    best = ranked.groupby("name")["estimate"].mean().sort_values(ascending=False)
+    order = list(dict.fromkeys([*best.index, *long["name"]]))
+    colors, markers = (ARCHES, ARCH_MARKERS) if hue == "arch" else (marks.SOURCES, marks.MARKERS)
+    # A run fails as trained. Where both evaluations are in one panel, its cross stands for both.
+    failed = long[long["failed"] & ((hue != "source") | (long["source"] != EVALUATED))]
+    crosses = failed.groupby([panel, "name", hue]).size()
     low, high = (find([*alive["psnr"], *references.values()]) for find in (min, max))
-    step = (high - low) / 25
-    left = low - step * max([1, *failed["place"] + 1])
-    values = list(dict.fromkeys(long[panel]))
-    size = (figures.PAGE, 0.85 + 0.15 * len(order))
+    step = 0.045 * (high - low)
+    left = low - step * (1 + 1.15 * max([0, *crosses]))
+    size = (PAGE, 0.85 + 0.155 * len(order))
     figure, axes = plt.subplots(1, len(values), figsize=size, sharex=True, sharey=True, squeeze=False)
-    style = {"x": "psnr", "y": "y", "hue": hue, "palette": colors, "style": hue, "markers": markers}
-    for axis, value in zip(axes[0], values, strict=True):
-        dots, crosses = (rows[rows[panel] == value] for rows in (long[~long["failed"]], failed))
-        ends = dots.groupby(["y", "color"])["psnr"].agg(["min", "max"]).reset_index()
-        axis.hlines(ends["y"], ends["min"], ends["max"], color=ends["color"], lw=1.1)
-        if len(dots):
-            sns.scatterplot(dots, **style, s=13, lw=0.3, legend=False, ax=axis, zorder=3)
-        places = low - step * crosses["place"]
-        axis.scatter(places, crosses["y"], c=crosses["color"], marker="x", s=9, lw=0.9)
-        axis.axvspan(left, low - step, color=figures.PALE, lw=0, zorder=0)
-        for level, line in zip(references.values(), figures.LINES, strict=False):
-            axis.axvline(level, color=figures.GREY, ls=line, lw=0.9, zorder=1)
-        axis.set(xlabel="PSNR (dB, global)", ylabel="", xlim=(left, high + step))
-        axis.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.4, -0.6))
-    handles = figures.handles(colors, markers) + figures.levels(references)
-    if len(failed):
-        handles += figures.handles({"failed run": figures.GREY}, {"failed run": "x"})
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=1.6)
-    return figure, dict(zip(values, axes[0], strict=True))
+    panels = dict(zip(values, axes[0], strict=True))
+    style = {"hue": hue, "hue_order": list(colors), "palette": colors, "dodge": DODGE}
+    for value, axis in panels.items():
+        rows = dots[dots[panel] == value]
+        marks.points(axis, rows, order, y="name", **style, markers=list(markers.values()))
+        for level, line in zip(references.values() if value != REPORT else (), marks.LINES, strict=False):
+            axis.axvline(level, color=GREY, ls=line, lw=0.9, zorder=1)
+        if len(crosses):
+            axis.axvspan(left, low - 0.6 * step, color=PALE, lw=0, zorder=0)
+        axis.set(xlabel="PSNR (dB, global)", xlim=(left, high + step), title=value)
+        axis.grid(visible=True, axis="y")
+    shift = dict(zip(colors, np.linspace(-DODGE / 2, DODGE / 2, len(colors)), strict=True))
+    for (value, name, one), count in crosses.items():
+        y = order.index(name) + shift[one]
+        panels[value].text(low - step, y, "×" * count, color=colors[one], **CROSS)
+    entries = marks.handles(colors, markers) + marks.levels(references)
+    entries += marks.handles({"failed": GREY}, {"failed": "x"}) if len(crosses) else []
+    marks.legend(figure, dots, entries)
+    return figure
 
 
 def table1(table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str, float]) -> Figure:
     """Table I at a glance: one panel for each source, best setting first, one axis of decibels.
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`; `references`
-    (name -> dB) are drawn as lines and hold "noisy input".
+    (name -> dB on our images) are drawn as lines in our panels and hold "noisy input".
     """
     long = _by_source(table, published, references["noisy input"])
-    extra = [long[factor].map({True: f", {word}", False: ""}) for factor, word in EXTRAS.items()]
-    long = long.assign(name=_setting(long) + extra[0] + extra[1])
-    figure, panels = _table1(long, "source", "arch", TRAINED, references)
-    for source, axis in panels.items():
-        axis.set_title(source)
+    sharpened = long["sharpen"].map({True: ", sharpened", False: ""})
+    long["name"] = long["loss"] + ", " + long["optimizer"] + sharpened + long["extra"]
+    figure = _table1(long, "source", "arch", TRAINED, references)
     failed = long.loc[long["source"] == TRAINED, "failed"]
-    return figures.described(
+    return described(
         figure,
         f"PSNR of every run of Table I in three panels: as trained, as the report evaluated, and as the "
         f"report prints it. {failed.sum()} of our {len(failed)} runs fail and are counted at the left edge.",
@@ -113,22 +107,20 @@ def report_evaluation(
 
     The arguments are those of `table1`. One panel holds what was trained without sharpening, one the rest.
     """
-    long = _by_source(table, published, references["noisy input"])
-    names = long["arch"] + ", " + _setting(long) + long["crops"].map({True: ", crops", False: ""})
-    long = long.assign(name=names).sort_values("sharpen", kind="stable")
-    figure, panels = _table1(long, "sharpen", "source", REPORT, references)
-    for sharpen, axis in panels.items():
-        axis.set_title(f"trained {'with' if sharpen else 'without'} sharpening")
-    alive = long[~long["failed"]].pivot_table(values="psnr", index=ABLATION, columns="source")
-    alive = alive.reindex(columns=list(figures.SOURCES)).dropna()
+    long = _by_source(table, published, references["noisy input"]).sort_values("sharpen", kind="stable")
+    long["name"] = long["arch"] + ", " + long["loss"] + ", " + long["optimizer"] + long["extra"]
+    ours = {f"our {name}": value for name, value in references.items()}
+    figure = _table1(long, "sharpened", "source", REPORT, ours)
+    alive = long[~long["failed"]].pivot_table("psnr", ["name", "sharpened"], "source")
+    alive = alive.reindex(columns=list(marks.SOURCES)).dropna()
+    gaps = alive[[TRAINED, EVALUATED]].sub(alive[REPORT], axis=0).abs().groupby("sharpened").median()
     said = [
-        f"Trained {'with' if sharpen else 'without'} sharpening, the report's values lie "
-        f"{(rows[EVALUATED] - rows[REPORT]).abs().median():.2f} dB from ours evaluated as the report did and "
-        f"{(rows[TRAINED] - rows[REPORT]).abs().median():.2f} dB from ours as trained (medians)."
-        for sharpen, rows in alive.groupby("sharpen")
+        f"{panel.capitalize()}, the report's values lie {gap[EVALUATED]:.2f} dB from ours evaluated as the "
+        f"report did and {gap[TRAINED]:.2f} dB from ours as trained (medians)."
+        for panel, gap in gaps.iterrows()
     ]
-    first = f"PSNR of {long.groupby(ABLATION).ngroups} settings in three ways."
-    return figures.described(figure, " ".join([first, *said]))
+    count = len(long[["name", "sharpened"]].drop_duplicates())
+    return described(figure, " ".join([f"PSNR of {count} settings in three ways.", *said]))
 
 
 def sides(what: str) -> tuple[str, str]:
@@ -149,35 +141,17 @@ def effects(frame: pd.DataFrame) -> Figure:
     Marks whose interval says nothing about other seeds (`basis` other than "seeds") are hollow.
     """
     order = list(dict.fromkeys(frame["what"]))
-    figure, axis = plt.subplots(figsize=(figures.PAGE, 0.75 + 0.31 * len(order)))
-    figures.band(axis)
-    style = {
-        "x": "estimate",
-        "y": "what",
-        "order": order,
-        "hue": "source",
-        "hue_order": list(figures.SOURCES),
-        "palette": figures.SOURCES,
-        "markers": list(figures.MARKERS.values()),
-        "dodge": 0.45,
-    }
-    figures.points(axis, frame, **style)
-    figures.fit(axis, frame)
-    axis.set(xlabel=figures.DIFFERENCE, ylabel="", ylim=(len(order) - 0.5, -0.5))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.75 + 0.31 * len(order)))
+    marks.band(axis)
+    style = marks.BY_SOURCE | {"markers": list(marks.MARKERS.values()), "dodge": 0.45}
+    marks.points(axis, frame, order, y="what", **style)
+    marks.fit(axis, frame)
+    axis.set_xlabel(marks.DIFFERENCE)
     axis.set_yticks(range(len(order)), [f"← {sides(what)[0]}" for what in order])
-    right = axis.secondary_yaxis("right")
-    right.set_yticks(range(len(order)), [f"{sides(what)[1]} →" for what in order])
-    right.spines[:].set_visible(False)
-    for edge in (axis, right):
-        edge.tick_params(axis="y", length=0)
-    present = {name: color for name, color in figures.SOURCES.items() if name in set(frame["source"])}
-    handles = figures.handles(present, figures.MARKERS) + figures.hollow(frame)
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    said = "; ".join(
-        f"{what}: " + ", ".join(f"{row.source} {wording.signed(row.estimate)}" for row in rows.itertuples())
-        for what, rows in frame.groupby("what", sort=False)
-    )
-    return figures.described(figure, f"Effect of each factor with its interval, in dB. {said}.")
+    marks.beside(axis, [f"{sides(what)[1]} →" for what in order])
+    marks.legend(figure, frame)
+    said = marks.listed(frame, "what", "source")
+    return described(figure, f"Effect of each factor with its interval, in dB. {said}.")
 
 
 def failures(frame: pd.DataFrame) -> Figure:
@@ -185,29 +159,17 @@ def failures(frame: pd.DataFrame) -> Figure:
 
     Columns: factor, level, failed, runs, share, low, high (binomial interval; shares in [0, 1]).
     """
-    factors = dict(list(frame.groupby("factor", sort=False)))
-    counts = [len(rows) for rows in factors.values()]
-    size = (figures.COLUMN, 0.5 + 0.19 * sum(counts))
-    figure, axes = plt.subplots(
-        len(counts), 1, figsize=size, sharex=True, height_ratios=counts, squeeze=False
-    )
-    said = []
-    for axis, (factor, rows) in zip(axes[:, 0], factors.items(), strict=True):
-        names = [wording.level(factor, level) for level in rows["level"]]
-        percent = rows.assign(
-            name=names, estimate=100 * rows["share"], low=100 * rows["low"], high=100 * rows["high"]
-        )
-        figures.points(axis, percent, x="estimate", y="name", color=figures.BLUE)
-        for y, row in enumerate(percent.itertuples()):
-            words = f"{row.failed} of {row.runs}"
-            axis.annotate(words, (1.03, y), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7)
-            said.append(f"{row.name}: {words}")
-        axis.set(xlabel="failed runs (%)", ylabel="", ylim=(len(rows) - 0.5, -0.5))
-        axis.tick_params(axis="y", length=0)
-        axis.label_outer()
-    axes[0, 0].set_xlim(-2, 104 * max(0.1, frame["high"].max()))
-    text = f"Share of runs that end below their noisy input, with 95 % intervals. {'; '.join(said)}."
-    return figures.described(figure, text)
+    names = [wording.level(row.factor, row.level) for row in frame.itertuples()]
+    counts = [f"{row.failed} of {row.runs}" for row in frame.itertuples()]
+    percent = {"estimate": 100 * frame["share"], "low": 100 * frame["low"], "high": 100 * frame["high"]}
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.4 + 0.19 * len(frame)))
+    marks.points(axis, frame.assign(name=names, **percent), names, y="name", color=BLUE)
+    for row in np.flatnonzero(frame["factor"] != frame["factor"].shift())[1:]:
+        axis.axhline(row - 0.5, color=GREY, lw=0.5)
+    marks.beside(axis, counts)
+    axis.set(xlabel="failed runs (%)", xlim=(-2, 104 * max(0.1, frame["high"].max())))
+    said = "; ".join(map(": ".join, zip(names, counts, strict=True)))
+    return described(figure, f"Share of runs that end below their noisy input, with 95 % intervals. {said}.")
 
 
 def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
@@ -215,32 +177,26 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`.
     """
-    sources = {source: (table, value) for source, value in paired.SOURCES.items()}
-    sources[REPORT] = (published, paired.AS_TRAINED)
-    found = []
-    for factor, other in paired.INTERACTIONS:
-        for source, (runs, value) in sources.items():
-            for level, part in runs.groupby(other):
-                compared = paired.levels(part, factor)
-                if compared is not None and paired.levels(table, factor) is not None:
-                    what, *pair = compared
-                    row = {"what": what, "level": f"{'with' if level else 'without'} sharpening"}
-                    found.append(row | {"source": source} | vars(paired.effect(part, factor, *pair, value)))
+    by_source = [(source, table, value) for source, value in paired.SOURCES.items()]
+    found = [
+        {"what": compared[0], "level": SHARPEN[level], "source": source}
+        | vars(paired.effect(part, factor, *compared[1:], value))
+        for factor, other in paired.INTERACTIONS
+        for source, runs, value in [*by_source, (REPORT, published, paired.AS_TRAINED)]
+        for level, part in runs.groupby(other)
+        if paired.levels(table, factor) and (compared := paired.levels(part, factor))
+    ]
     if not found:
-        return figures.nothing("This scale trains nothing that could show an interaction.")
+        return nothing("This scale trains nothing that could show an interaction.")
     frame = pd.DataFrame(found)
     panels = dict(list(frame.groupby("what", sort=False)))
-    figure, axes = plt.subplots(1, len(panels), figsize=(figures.PAGE, 2.1), squeeze=False)
-    style = {"hue": "source", "hue_order": list(figures.SOURCES), "palette": figures.SOURCES, "dodge": 0.25}
-    style |= {"markers": list(figures.MARKERS.values()), "linestyle": "-", "linewidth": 0.9}
+    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.1), squeeze=False)
+    style = marks.BY_SOURCE | {"markers": list(marks.MARKERS.values()), "dodge": 0.25}
     for axis, (what, part) in zip(axes[0], panels.items(), strict=True):
-        figures.band(axis, "y")
-        figures.points(axis, part, x="level", y="estimate", **style)
-        figures.fit(axis, part, "y")
-        axis.set(title=what, xlabel="", ylabel="effect (dB)", xlim=(-0.4, part["level"].nunique() - 0.6))
-    handles = figures.handles(figures.SOURCES, figures.MARKERS)
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    said = "; ".join(
-        f"{row.what}, {row.level}, {row.source}: {wording.signed(row.estimate)}" for row in frame.itertuples()
-    )
-    return figures.described(figure, f"Effects (dB) without and with sharpening. {said}.")
+        marks.band(axis, "y")
+        marks.points(axis, part, x="level", y="estimate", linestyle="-", linewidth=0.9, **style)
+        marks.fit(axis, part, "y")
+        axis.set(title=what, xlabel="", ylabel="effect (dB)")
+    marks.legend(figure, frame)
+    said = marks.listed(frame, "what", "level", "source")
+    return described(figure, f"Effects (dB) without and with sharpening. {said}.")

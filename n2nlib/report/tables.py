@@ -248,3 +248,14 @@ def headline(
     write_json(path, metrics)
     record(path, params, [*table1["run"], *table3["run"]])
     return metrics
+
+
+def render_headline(metrics: dict[str, float | int]) -> pd.DataFrame:
+    """The numbers of `headline` for people: noisy input and final model, on validation and test (dB)."""
+    rows = {
+        "noisy input": ("noisy_psnr_full", "noisy_test_full"),
+        "final model, as trained": ("final_psnr_full", "final_test_full"),
+        "final model, as the report evaluated": ("final_report_full", "final_test_report_full"),
+    }
+    values = [[name, *(metrics.get(key, float("nan")) for key in keys)] for name, keys in rows.items()]
+    return pd.DataFrame(values, columns=["Images", "Validation (dB)", "Test (dB)"])

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
-from itertools import cycle
+from itertools import cycle, product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from n2nlib.experiments.effects import MARGIN, TABLE1
-from n2nlib.report import figures, plots, tables, wording
+from n2nlib.report import marks, tables, wording
+from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
-PALETTE = [figures.BLUE, figures.YELLOW, figures.GREEN, figures.PINK, figures.SKY, figures.ORANGE, "black"]
-FRAME = {"fill": False, "ec": figures.ORANGE, "lw": 1.5}
-SCALE_MARKERS = ["o", "s", "D", "^"]
+PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+STEPS = [1, 2, 5, 10]  # between ticks
+FRAME = {"fill": False, "ec": ORANGE, "lw": 1.5}
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of three, each row `height` inches high."""
+    rows = -(-count // 3)
+    figure, axes = plt.subplots(rows, min(count, 3), figsize=(PAGE, 0.4 + height * rows), squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
 
 
 def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[str, float]) -> Figure:
@@ -32,61 +42,47 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     training. Failed runs are counted in the legend. Candidates of one setting have one colour.
     """
     frame = frame.assign(candidate=frame["candidate"].astype(str))
+    noisy, epochs = references["noisy input"], frame["epoch"].max()
     last = frame.groupby(["candidate", "seed"])["psnr_mean"].transform("last")
-    failed = frame[last < references["noisy input"]].groupby("candidate")["seed"].nunique()
-    alive = frame[last >= references["noisy input"]]
+    failed = frame[last < noisy].groupby("candidate")["seed"].nunique()
+    alive = frame[last >= noisy]
     spread = alive["psnr_std"].where(alive.groupby("candidate")["seed"].transform("nunique") == 1, 0.0)
-    bounds = alive.assign(low=alive["psnr_mean"] - spread, high=alive["psnr_mean"] + spread)
-    lists = [
-        {name: label for name, label in labels.items() if name.isdigit() == theirs}
-        for theirs in (False, True)
-    ]
-    lists = [one for one in lists if one]
+    alive = alive.assign(low=alive["psnr_mean"] - spread, high=alive["psnr_mean"] + spread)
     colors = dict(zip(dict.fromkeys(labels.values()), cycle(PALETTE), strict=False))
-    size = (figures.PAGE if len(lists) > 1 else figures.COLUMN, 2.7)
+    lists = {
+        title: {name: colors[label] for name, label in labels.items() if name.isdigit() == theirs}
+        for title, theirs in (("our candidates", False), ("the report's candidates", True))
+    }
+    lists = {title: palette for title, palette in lists.items() if palette}
+    size = (PAGE if len(lists) > 1 else COLUMN, 2.7)
     figure, axes = plt.subplots(1, len(lists), figsize=size, squeeze=False)
-    for axis, names in zip(axes[0], lists, strict=True):
-        palette = {name: colors[label] for name, label in names.items()}
-        rows = bounds[bounds["candidate"].isin(palette)]
-        late = rows[rows["epoch"] > frame["epoch"].max() / 4]
+    for axis, (title, palette) in zip(axes[0], lists.items(), strict=True):
+        rows = alive[alive["candidate"].isin(palette)]
+        late = rows[rows["epoch"] > epochs / 4]
         low, high = late["low"].min(), late["high"].max()
         lines = {name: value for name, value in references.items() if value > low - 0.5 * (high - low)}
-        low, high = min([low, *lines.values()]), max([high, *lines.values()])
-        for value, style in zip(lines.values(), figures.LINES, strict=False):
-            axis.axhline(value, color=figures.GREY, ls=style, lw=0.9)
-        words = {
-            name: f"{name}: {label}" + (f" ({failed[name]} failed)" if name in failed else "")
-            for name, label in names.items()
-        }
-        entries = figures.handles({words[name]: color for name, color in palette.items()})
         if len(rows):
-            sns.lineplot(
-                figures.known(rows, "psnr_mean"),
-                x="epoch",
-                y="psnr_mean",
-                hue="candidate",
-                hue_order=list(palette),
-                palette=palette,
-                estimator="mean",
-                errorbar=("pi", 100),
-                marker="o" if frame["epoch"].max() < 10 else None,
-                legend=False,
-                err_kws={"alpha": 0.15, "lw": 0},
-                ax=axis,
-            )
-            axis.set_ylim(low - 0.06 * (high - low) - 0.02, high + 0.06 * (high - low) + 0.02)
+            style = {"hue": "candidate", "palette": palette, "marker": "o" if epochs < 10 else None}
+            style |= {"estimator": "mean", "errorbar": ("pi", 100), "err_kws": {"alpha": 0.15, "lw": 0}}
+            shown = marks.known(rows, "psnr_mean")
+            sns.lineplot(shown, x="epoch", y="psnr_mean", **style, legend=False, ax=axis)
+            low, high = min([low, *lines.values()]), max([high, *lines.values()])
+            room = 0.06 * (high - low) + 0.02
+            axis.set_ylim(low - room, high + room)
         else:
             axis.text(0.5, 0.5, "every run failed", ha="center", transform=axis.transAxes)
             axis.set_yticks([])
-        entries += figures.levels(lines, decimals=True)
-        axis.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.24), handlelength=1.4)
-        axis.set(xlabel="epoch", ylabel="validation PSNR (dB, global)", xlim=(0, frame["epoch"].max() * 1.02))
-        axis.set_title("the report's candidates" if all(map(str.isdigit, names)) else "our candidates")
+        for value, style in zip(lines.values(), marks.LINES, strict=False):
+            axis.axhline(value, color=GREY, ls=style, lw=0.9)
+        counts = {name: f" ({count} failed)" for name, count in failed.items()}
+        words = {f"{name}: {labels[name]}{counts.get(name, '')}": color for name, color in palette.items()}
+        entries = marks.handles(words) + marks.levels(lines, decimals=True)
+        axis.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        axis.set(title=title, xlabel="epoch", ylabel="validation PSNR (dB, global)", xlim=(0, epochs * 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    final = alive[alive["epoch"] == alive.groupby(["candidate", "seed"])["epoch"].transform("max")]
-    means = final.groupby("candidate")["psnr_mean"].mean()
-    said = "; ".join(f"{name} ({labels[name]}) ends at {value:.2f} dB" for name, value in means.items())
-    return figures.described(figure, f"Validation PSNR of each candidate after each epoch. {said}.")
+    ends = alive.groupby(["candidate", "seed"])["psnr_mean"].last().groupby("candidate").mean()
+    said = "; ".join(f"{name} ({labels[name]}) ends at {value:.2f} dB" for name, value in ends.items())
+    return described(figure, f"Validation PSNR of each candidate after each epoch. {said}.")
 
 
 def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> Figure:
@@ -100,88 +96,79 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     theirs = published.assign(failed=published["psnr_mean"] < tables.REPORT_NOISY)
     panels = {TRAINED: (ours, "psnr_mean"), EVALUATED: (ours, "report_mean"), REPORT: (theirs, "psnr_mean")}
     rows, columns = ["tau_sharp", "lr0"], ["annealing_steps", "sigma_n"]
-    row_order, column_order = (
-        pd.MultiIndex.from_frame(table[keys].drop_duplicates().sort_values(keys)) for keys in (rows, columns)
-    )
-    grids = {}
-    for name, (runs, key) in panels.items():
-        values = runs[~runs["failed"]].groupby(rows + columns)[key].mean().unstack(columns)
-        failed = runs.groupby(rows + columns)["failed"].sum().unstack(columns)
-        grids[name] = [grid.reindex(index=row_order, columns=column_order) for grid in (values, failed)]
-    best = [values.max().max() for values, _ in grids.values()]
-    highest = np.nanmax([*best, noisy])
-    size = (figures.PAGE, 1.08 + 0.17 * len(row_order))
-    figure, axes = plt.subplots(1, len(grids), figsize=size, sharey=True)
-    said = []
-    for axis, (name, (values, failed)) in zip(axes, grids.items(), strict=True):
-        axis.grid(visible=False)
-        sns.heatmap(values, cmap="cividis", cbar=False, vmin=highest - 2, vmax=highest, lw=0.4, ax=axis)
-        for (y, x), value in np.ndenumerate(values.to_numpy()):
-            some_failed = failed.to_numpy()[y, x] > 0
-            if some_failed and np.isnan(value):
-                axis.add_patch(Rectangle((x, y), 1, 1, color=figures.PALE, ec="white", lw=0.4))
-            words = f"{value:.2f}" * bool(np.isfinite(value)) + "×" * bool(some_failed)
-            color = "white" if value < highest - 1.05 else "black"
-            axis.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=6.3, color=color)
-        steps, rates = column_order.get_level_values(0), row_order.get_level_values(0)
-        for x in np.flatnonzero(np.diff(steps)) + 1:
-            axis.axvline(x, color="white", lw=3)
-        for y in np.flatnonzero(np.diff(rates)) + 1:
-            axis.axhline(y, color="white", lw=3)
-        for step in dict.fromkeys(steps):
-            label = "no annealing" if step == 0 else f"{step:g} step" + "s" * (step > 1)
-            axis.text(np.flatnonzero(steps == step).mean() + 0.5, -0.15, label, ha="center", fontsize=7)
+    shape = ours.groupby(rows + columns).size().unstack(columns)
+    taus, steps = shape.index.get_level_values(0), shape.columns.get_level_values(0)
+    names = [f"τ = {tau:g}, rate {rate:g}" for tau, rate in shape.index]
+    names = [name.replace("τ = 0,", "not sharpened,") for name in names]
+    highest = max(runs[key].max() for runs, key in panels.values())
+    colors = sns.light_palette(BLUE, as_cmap=True)
+    style = {"cmap": colors, "cbar": False, "vmin": highest - 2, "vmax": highest}
+    style |= {"lw": 0.4, "fmt": "", "annot_kws": {"fontsize": 6.3, "color": "black"}, "yticklabels": names}
+    style |= {"xticklabels": [f"{sigma:g}" for _, sigma in shape.columns]}
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 1.1 + 0.17 * len(shape)), sharey=True)
+    said, crosses = [], 0
+    for axis, (name, (runs, key)) in zip(axes, panels.items(), strict=True):
+        cells = runs.assign(value=runs[key].where(~runs["failed"])).groupby(rows + columns)
+        grids = cells["value"].mean().unstack(columns), cells["failed"].sum().unstack(columns)
+        values, failed = (grid.reindex(index=shape.index, columns=shape.columns) for grid in grids)
+        words = values.map("{:.2f}".format).where(values.notna(), "") + np.where(failed > 0, "×", "")
+        crosses += (failed > 0).to_numpy().sum()
+        shown = values.mask(values.isna() & (failed > 0), 0.0)  # the palest colour
+        sns.heatmap(shown, annot=words, **style, ax=axis)
+        for draw, groups in ((axis.axvline, steps), (axis.axhline, taus)):
+            for place in np.flatnonzero(np.diff(groups)) + 1:
+                draw(place, color="white", lw=3)
+        centres = {step: np.flatnonzero(steps == step).mean() + 0.5 for step in steps}
+        above = [f"{step:g} step" + "s" * (step > 1) if step else "no annealing" for step in centres]
+        top = axis.secondary_xaxis("top")
+        top.set_xticks(list(centres.values()), above)
+        top.spines[:].set_visible(False)
+        for edge in (axis, top):
+            edge.tick_params(length=0, rotation=0)
         if values.notna().any(axis=None):
             y, x = np.unravel_index(np.nanargmax(values), values.shape)
             axis.add_patch(Rectangle((x, y), 1, 1, **FRAME, clip_on=False, zorder=5))
             setting = dict(zip(rows + columns, [*values.index[y], *values.columns[x]], strict=True))
-            words = f"{values.iloc[y, x]:.2f} dB ({wording.fine_tuning_setting(setting)})"
-            said.append(f"{name}: best {words}, {failed.sum().sum():.0f} failed.")
-        sigmas = [f"{sigma:g}" for _, sigma in column_order]
-        axis.set_xticks(np.arange(len(sigmas)) + 0.5, sigmas, rotation=0)
-        axis.set(xlabel="added noise $σ_n$ (grey levels)", ylabel="")
-        axis.set_title(name, pad=13)
-        axis.tick_params(length=0)
-    names = [
-        f"τ = {tau:g}, rate {rate:g}" if tau else f"not sharpened, rate {rate:g}" for tau, rate in row_order
-    ]
-    axes[0].set_yticks(np.arange(len(row_order)) + 0.5, names, rotation=0)
-    word = "failed runs, which the mean leaves out"
-    handles = [Rectangle((0, 0), 1, 1, **FRAME, label="best"), *figures.handles({word: "black"}, {word: "x"})]
+            best = f"{values.iloc[y, x]:.2f} dB ({wording.fine_tuning_setting(setting)})"
+            said.append(f"{name}: best {best}, {failed.sum().sum():.0f} failed.")
+        axis.grid(visible=False)
+        axis.set(title=name, xlabel="added noise $σ_n$ (grey levels)", ylabel="")
+    handles = [Rectangle((0, 0), 1, 1, **FRAME, label="best")]
+    if crosses:
+        word = "failed runs, which the mean leaves out"
+        handles += marks.handles({word: "black"}, {word: "x"})
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figures.described(figure, "Table III as three heatmaps of PSNR. " + " ".join(said))
+    return described(figure, "Table III as three heatmaps of PSNR. " + " ".join(said))
 
 
 def measures(frame: pd.DataFrame) -> Figure:
-    """PSNR against PSNR-HVS-M and SSIM: one mark for each run, failed runs in an inset.
+    """PSNR against PSNR-HVS-M and SSIM: one mark for each run, failed runs in a panel of their own.
 
     Columns: kind ("Table I", "Table III", "studies", "classical methods"), psnr_full, psnr_hvs_m (dB), ssim
     and failed.
     """
     kinds = list(dict.fromkeys(frame["kind"]))
-    colors, markers = (dict(zip(kinds, cycle(marks), strict=False)) for marks in (PALETTE, "os^DvP"))
-    style = {"x": "psnr_full", "hue": "kind", "palette": colors, "style": "kind", "markers": markers}
-    style |= {"lw": 0.3, "legend": False}
+    colors, markers = (dict(zip(kinds, cycle(styles), strict=False)) for styles in (PALETTE, "os^DvP"))
+    style = {"hue": "kind", "palette": colors, "style": "kind", "markers": markers, "legend": False}
     alive, failed = frame[~frame["failed"]], frame[frame["failed"]]
-    figure, axes = plt.subplots(1, 2, figsize=(figures.PAGE, 2.5))
-    for axis, measure in zip(axes, ("psnr_hvs_m", "ssim"), strict=True):
-        if len(alive):
-            sns.scatterplot(alive, y=measure, **style, s=15, alpha=0.8, ax=axis)
-        axis.set(xlabel="PSNR (dB, global)", ylabel=wording.HEADERS[measure])
-        if len(failed):
-            inset = axis.inset_axes((0.66, 0.14, 0.33, 0.34))
-            sns.scatterplot(failed, y=measure, **style, s=9, ax=inset)
-            inset.set(xlabel="", ylabel="")
-            inset.set_title(f"{len(failed)} failed run" + "s" * (len(failed) > 1), fontsize=6.5, pad=2)
-            inset.tick_params(labelsize=6)
-            inset.margins(0.2)
-    figure.legend(handles=figures.handles(colors, markers), loc="outside upper center", ncols=len(kinds))
+    names = ("psnr_hvs_m", "ssim")
+    parts = {f"{len(failed)} failed": failed} if len(failed) else {}
+    parts[""] = alive
+    ratios = [1, 4][-len(parts) :]
+    figure, axes = plt.subplots(1, 2 * len(parts), figsize=(PAGE, 2.5), width_ratios=2 * ratios)
+    for axis, (measure, (title, part)) in zip(axes, product(names, parts.items()), strict=True):
+        if len(part):
+            sns.scatterplot(part, x="psnr_full", y=measure, **style, s=13, lw=0.3, alpha=0.8, ax=axis)
+        left = title == next(iter(parts))  # the panels of a measure share its label
+        axis.set(title=title, xlabel="PSNR (dB)", ylabel=wording.HEADERS[measure] if left else "")
+        axis.xaxis.set_major_locator(MaxNLocator(3 if title else 6, steps=STEPS, min_n_ticks=1))
+    marks.legend(figure, frame, marks.handles(colors, markers))
     said = ", ".join(f"{count} of {kind}" for kind, count in alive["kind"].value_counts(sort=False).items())
-    ranks = [alive[["psnr_full", measure]].corr("spearman").iloc[0, 1] for measure in ("psnr_hvs_m", "ssim")]
-    return figures.described(
+    ranks = [alive[["psnr_full", measure]].corr("spearman").iloc[0, 1] for measure in names]
+    return described(
         figure,
         f"PSNR of runs ({said}) against PSNR-HVS-M (rank correlation {ranks[0]:.2f}) and SSIM "
-        f"({ranks[1]:.2f}); {len(failed)} failed runs are in an inset.",
+        f"({ranks[1]:.2f}); {len(failed)} failed runs are apart.",
     )
 
 
@@ -191,33 +178,22 @@ def studies(frame: pd.DataFrame) -> Figure:
     Columns: study, what ("one cycle − annealing step"), estimate, low, high (dB), basis.
     """
     if frame.empty:
-        return figures.nothing("This scale leaves the studies out.")
-    parts = list(frame.groupby("study", sort=False))
-    space, line = 0.52, 0.24  # inches: around a panel, and a row of it
-    heights = np.cumsum([space + line * len(rows) for _, rows in parts])
-    split = int(np.argmin(np.abs(heights - heights[-1] / 2))) + 1 if len(parts) > 1 else 1
-    sides = [side for side in (parts[:split], parts[split:]) if side]
-    size = figures.PAGE, max(sum(space + line * len(rows) for _, rows in side) for side in sides) + 0.2
-    figure = plt.figure(figsize=size)
-    for half, side in zip(np.atleast_1d(figure.subfigures(1, len(sides))), sides, strict=True):
-        ratios = [space + line * len(rows) for _, rows in side]
-        axes = half.subplots(len(side), 1, height_ratios=ratios, squeeze=False)[:, 0]
-        for axis, (study, rows) in zip(axes, side, strict=True):
-            variants = rows["what"].str.partition(" − ")
-            names = [textwrap.fill(name, 28) for name in variants[0]]
-            figures.band(axis)
-            figures.points(axis, rows.assign(name=names), names, x="estimate", y="name", color=figures.BLUE)
-            figures.fit(axis, rows)
-            against = " or ".join(filter(None, dict.fromkeys(variants[2])))
-            title = f"{study}, against {against}" if against else study
-            axis.set_title(textwrap.fill(title, 42), loc="left")
-            axis.set(xlabel="", ylabel="", ylim=(len(rows) - 0.5, -0.5))
-            axis.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        half.supxlabel(figures.DIFFERENCE, fontsize=8)
-    if figures.hollow(frame):
-        figure.legend(handles=figures.hollow(frame), loc="outside upper center")
-    said = "; ".join(f"{row.study}, {row.what}: {wording.signed(row.estimate)}" for row in frame.itertuples())
-    return figures.described(figure, f"Difference of each variant from its study's first, in dB. {said}.")
+        return nothing("This scale leaves the studies out.")
+    panels = dict(list(frame.groupby("study", sort=False)))
+    figure, axes = _panels(len(panels), 1.02)
+    for axis, (study, rows) in zip(axes, panels.items(), strict=True):
+        variants = rows["what"].str.partition(" − ")
+        marks.band(axis)
+        marks.points(axis, rows.assign(name=variants[0]), variants[0], y="name", color=BLUE)
+        marks.fit(axis, rows)
+        against = " or ".join(filter(None, dict.fromkeys(variants[2])))
+        axis.set_title(f"{study}\nagainst {against}" if against else study, loc="right", linespacing=1)
+        axis.set_xlabel("")
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+    figure.supxlabel(marks.DIFFERENCE, fontsize="medium")
+    marks.legend(figure, frame)
+    said = marks.listed(frame, "study", "what")
+    return described(figure, f"Difference of each variant from its study's first, in dB. {said}.")
 
 
 def budget(frame: pd.DataFrame) -> Figure:
@@ -225,21 +201,16 @@ def budget(frame: pd.DataFrame) -> Figure:
 
     Columns: model, psnr_mean (dB), gain, low, high (dB; none for the first), basis, images.
     """
-    names = [textwrap.fill(name, 34) for name in frame["model"]]
-    figure, axis = plt.subplots(figsize=(figures.PAGE, 0.5 + 0.3 * len(frame)))
-    figures.band(axis)
-    steps = frame.assign(name=names, estimate=frame["gain"])
-    figures.points(axis, steps, names, x="estimate", y="name", color=figures.BLUE)
-    figures.fit(axis, steps.dropna(subset="gain"))
-    for y, row in enumerate(frame.itertuples()):
-        words = f"{row.psnr_mean:.2f} dB, {row.images:,.0f} images"
-        axis.annotate(words, (1.02, y), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
-    axis.set(ylabel="", ylim=(len(frame) - 0.5, -0.5))
+    gains = frame.assign(estimate=frame["gain"]).dropna(subset="gain")
+    figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.3 * len(frame)))
+    marks.band(axis)
+    marks.points(axis, gains, frame["model"], y="model", color=BLUE)
+    marks.fit(axis, gains)
+    marks.beside(axis, [f"{row.psnr_mean:.2f} dB, {row.images:,.0f} images" for row in frame.itertuples()])
     axis.set_xlabel(f"gain of PSNR over the row above (dB); grey: below {MARGIN} dB")
-    if figures.hollow(steps.dropna(subset="gain")):
-        figure.legend(handles=figures.hollow(frame), loc="outside upper center")
+    marks.legend(figure, gains)
     said = "; ".join(f"{row.model}: {row.psnr_mean:.2f} dB" for row in frame.itertuples())
-    return figures.described(figure, f"The way to the best model, step by step. {said}.")
+    return described(figure, f"The way to the best model, step by step. {said}.")
 
 
 def training_length(frame: pd.DataFrame) -> Figure:
@@ -249,66 +220,32 @@ def training_length(frame: pd.DataFrame) -> Figure:
     ends of the trainings of all scales. The axis shows the second half of each training.
     """
     if frame.empty:
-        return figures.nothing("This scale trains nothing that could show an effect.")
-    frame = frame.assign(what=[TABLE1[factor][0] for factor in frame["factor"]])
-    panels = list(dict.fromkeys(frame["what"]))
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(figures.PAGE, 0.3 + 1.5 * rows), sharex=True, squeeze=False
+        return nothing("This scale trains nothing that could show an effect.")
+    scales = frame.groupby("scale")["images"].max().sort_values()
+    frame = frame.assign(
+        what=[TABLE1[factor][0] for factor in frame["factor"]], most=frame["scale"].map(scales)
     )
-    scales = frame.groupby("scale")["images"].max().sort_values().index.tolist()
-    frame["most"] = frame.groupby(["what", "source", "scale"])["images"].transform("max")
-    style = {
-        "x": "images",
-        "y": "estimate",
-        "hue": "source",
-        "hue_order": list(figures.SOURCES),
-        "palette": figures.SOURCES,
-        "legend": False,
-    }
-    for axis, what in zip(axes.flat, panels, strict=False):
-        part = frame[frame["what"] == what]
-        figures.band(axis, "y")
-        sns.lineplot(
-            figures.known(part),
-            **style,
-            **figures.INTERVAL,
-            style="scale",
-            style_order=scales,
-            dashes=False,
-            markers=SCALE_MARKERS[: len(scales)],
-            markersize=3,
-            markeredgewidth=0.3,
-            err_kws={"alpha": 0.15, "lw": 0},
-            ax=axis,
-        )
-        sns.lineplot(part[part["images"] == part["most"]], **style, ls=":", lw=0.8, errorbar=None, ax=axis)
-        figures.fit(axis, part[part["images"] > part["most"] / 2], "y")
-        axis.set(title=what, xlabel="images seen", ylabel="effect (dB)", xscale="log")
-        for side, y, va in zip(plots.sides(what), (0.02, 0.98), ("bottom", "top"), strict=True):
-            text, box = (
-                f"{'↓' if va == 'bottom' else '↑'} {side}",
-                {"color": "white", "alpha": 0.75, "pad": 0.8},
-            )
-            axis.text(0.02, y, text, transform=axis.transAxes, va=va, fontsize=6.5, bbox=box)
-    for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
-        axis.tick_params(labelbottom=True)
-        axis.xaxis.label.set_visible(True)
-    free = axes.flat[len(panels) :]
-    for axis in free:
-        axis.axis("off")
-    present = {name: color for name, color in figures.SOURCES.items() if name in set(frame["source"])}
-    handles = figures.handles(present)
-    marks = {f"scale {scale}": marker for scale, marker in zip(scales, SCALE_MARKERS, strict=False)}
-    handles += figures.handles(dict.fromkeys(marks, figures.GREY), marks)
-    if len(free):
-        free[0].legend(handles=handles, loc="center")
-    else:
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    said = "; ".join(
-        f"{row.what}, {row.source}, {row.images:,.0f} images: {wording.signed(row.estimate)}"
-        for row in frame[frame["images"] == frame["most"]].itertuples()
-    )
-    text = f"Effect of each factor (dB) against the images seen in training. At the end: {said}."
-    return figures.described(figure, text)
+    ends = frame[frame["images"] == frame["most"]]
+    ticks = list(scales) if len(scales) > 1 else [frame["images"].min(), *scales]
+    markers = dict(zip(scales.index, cycle("osD^"), strict=False))
+    panels = dict(list(frame.groupby("what", sort=False)))
+    figure, axes = _panels(len(panels), 1.4)
+    style = {"x": "images", "y": "estimate", **marks.BY_SOURCE, "legend": False}
+    dots = marks.INTERVAL | {"style": "scale", "markers": markers, "dashes": False, "mew": 0.3}
+    dots |= {"err_kws": {"alpha": 0.15, "lw": 0}}
+    for axis, (what, part) in zip(axes, panels.items(), strict=True):
+        marks.band(axis, "y")
+        sns.lineplot(marks.known(part), **style, **dots, ax=axis)
+        sns.lineplot(ends[ends["what"] == what], **style, ls=":", lw=0.8, errorbar=None, ax=axis)
+        axis.set(title=what, xlabel="", ylabel="effect (dB)", xscale="log")
+        axis.set_ylim(marks.limits(part[part["images"] > part["most"] / 2]))
+        axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.2g}")) for tick in ticks])
+        axis.xaxis.set_minor_locator(NullLocator())
+    figure.supxlabel("images seen", fontsize="medium")
+    present = {name: color for name, color in marks.SOURCES.items() if name in set(frame["source"])}
+    handles = marks.handles(present)
+    shapes = {f"scale {scale}": marker for scale, marker in markers.items()}
+    handles += marks.handles(dict.fromkeys(shapes, GREY), shapes) if len(scales) > 1 else []
+    marks.legend(figure, frame, handles)
+    said = marks.listed(ends, "what", "source", "scale")
+    return described(figure, f"Effect of each factor (dB) against the images seen. At the end: {said}.")

@@ -17,7 +17,8 @@ from n2nlib.experiments.effects import MARGIN, SOURCES, TABLE1
 LOSS = {"l1": "L1", "mse": "MSE", "huber": "Huber"}
 OPTIMIZER = {"adam": "Adam", "sgd": "SGD"}
 ARCH = {"tconv": "TConv", "upsample": "Upsample", "gated": "gated"}
-NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH}
+MEASURE = {"psnr_hvs_m": "PSNR-HVS-M", "ssim": "SSIM"}
+NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH, "measure": MEASURE}
 TRAINED, EVALUATED, REPORT = *SOURCES, effects.REPORT
 VERDICTS = {
     claims.REPRODUCED: "our results show what the report says",

@@ -1,0 +1,248 @@
+"""Numbers in the sentences of our paper, as finished text, and the conditions of those sentences."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from n2nlib.experiments import best, claims, effects, published
+from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_SEEDS, MARGIN
+from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.files import ROOT, UserError, read_json, relative
+from n2nlib.metrics import PEAK
+from n2nlib.pairs.baselines import NOISY
+from n2nlib.pairs.pair_set import read_card
+from n2nlib.params import Params, load_params
+from n2nlib.report import tables, wording
+from n2nlib.train.network import BLUR_SIGMA
+
+NBSP = "\N{NO-BREAK SPACE}"
+SAID = {"arch": "−0.13 ± 0.04 dB", "sharpen": "+1.18 ± 0.04 dB"}  # section IV of the report
+APRIL_20, APRIL_27, MAY_11 = "psnr_2022_04_20", "psnr_2022_04_27", "psnr_2022_05_11"  # May: all sharpened
+
+
+def decibels(value: float) -> str:
+    return f"{value:.2f}{NBSP}dB"
+
+
+def change(estimate: float, low: float = np.nan, high: float = np.nan, unit: str = f"{NBSP}dB") -> str:
+    """ "+0.31 dB [+0.10, +0.52]", without brackets if there is no interval; "–" if there is no estimate."""
+    if pd.isna(estimate):
+        return "–"
+    text = f"{wording.signed(estimate)}{unit}"
+    return text if pd.isna(low) else f"{text} [{wording.signed(low)},{NBSP}{wording.signed(high)}]"
+
+
+def published_length(params: Params) -> pd.DataFrame | None:
+    """The claims at the published length of training, which is that of scale paper.
+
+    None at scale paper, and if it has no Table I or trains for less long. If Table I is its only result,
+    other claims are not tested.
+    """
+    longer = load_params(ROOT / "params" / "paper.yaml")
+    if params.scale == longer.scale or not published.is_published_training(longer):
+        return None
+    with suppress(UserError):
+        return tables.load("06_discussion/claims", longer)
+    with suppress(UserError):
+        table1 = tables.load("03_ablation/table1_ablation", longer)
+        return claims.weigh(claims.Results(table1, table1.head(0)), claims.the_report())
+    return None
+
+
+def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) -> dict[str, Any]:
+    """Numbers, names, and conditions (bool) of sentences. Raises `UserError` if a result is missing."""
+    card = read_card(params.pairs_folder)
+    if card is None:
+        raise UserError(f"{relative(params.pairs_folder)}: no pair set here; run notebook 01_data first")
+    noisy, seeds = card["noisy_psnr_db"]["validation"]["global"], len(params.ablation.seeds)
+    costs = tables.load("02_architecture/network_costs", params)
+    weights = costs[costs["width"] == params.model.width].set_index("arch")["parameters"]
+    references = tables.load("07_beyond/references", params)
+    psnr = references.set_index("method")["psnr_full"]
+    final, long_run = (
+        read_json(params.reports / name) for name in ("05_fine_tuning/final.json", "07_beyond/best.json")
+    )
+    own, again = claims.on_its_own_tables(claims.the_report()), weighed["verdict_report_evaluation"]
+    return _ablation(params, noisy) | {
+        "said": {factor: text.replace(" ", NBSP) for factor, text in SAID.items()},
+        "source": params.pairs.source,
+        "photographs_of": best.PHOTOGRAPHS[params.pairs.source],
+        "photographs": {split: f"{count:,}" for split, count in card["photographs"].items()},
+        "test": params.pairs.test > 0,
+        "size": params.pairs.size,
+        "block": params.pairs.block,
+        "side": params.pairs.size * params.pairs.block,
+        "noisy": decibels(noisy),
+        "noisy_course": decibels(published.NOISY_PSNR),
+        "assumptions": card["verdict"].replace(" -", " −"),
+        "width": params.model.width,
+        "weights": {arch: f"{count:,}" for arch, count in weights.items()},
+        "blur_sigma": f"{BLUR_SIGMA:g}",
+        "peak": f"{PEAK:g}",
+        "images": f"{params.ablation.epochs * params.pairs.train:,}",
+        "published_training": published.is_published_training(params),
+        "published_experiment": published.is_published_experiment(params),
+        "repeats": params.evaluation.repeats,
+        "subset": f"{max(1, card['counts']['validation'] // 2):,}",
+        "seeds": seeds,
+        "few_seeds": seeds < FEWEST_SEEDS,
+        "margin": f"{MARGIN}{NBSP}dB",
+        "confidence": effects.PERCENT.replace(" ", NBSP),
+        "error_rate": f"{50 * (1 - effects.CONFIDENCE):g}{NBSP}%",
+        "authors": _authors(),
+        "split": references["split"].iloc[0],
+        "final": decibels(psnr[best.FINAL]),
+        "final_gain": change(psnr[best.FINAL] - psnr[NOISY]),
+        "final_setting": wording.fine_tuning_setting(final["setting"]),
+        "final_images": f"{final['images']:,}",
+        "final_report": decibels(published.FINAL_PSNR),
+        "best": decibels(psnr[best.BEST]),
+        "best_images": f"{long_run['images']:,}",
+        "claims": len(weighed),
+        "verdicts": wording.verdict_counts(weighed),
+        "chance_errors": f"{claims.chance_errors(weighed):.1f}",
+        "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
+        "own_tested": len(own),
+        "own_not_carried": sum(verdict != REPRODUCED for verdict in own.values()),
+        "longer": None if longer is None else _longer(weighed, longer),
+    }
+
+
+def _ablation(params: Params, noisy: float) -> dict[str, Any]:
+    """Table I; without sharpening, the distance to the report and what sharpening at prediction costs."""
+    table1 = tables.load("03_ablation/table1_ablation", params)
+    failures = tables.load("06_discussion/failures", params)
+    means = table1.groupby(ABLATION)[AS_TRAINED].mean()
+    plain = table1[~table1["sharpen"]].groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
+    plain = plain.merge(published.table1().rename(columns={AS_TRAINED: "printed"}), on=ABLATION)
+    lost = plain[AS_REPORT] - plain[AS_TRAINED]
+    by = {"l1": plain["loss"] == "l1", "mse": plain["loss"] == "mse"}
+    by |= {"crops": plain["crops"], "whole": ~plain["crops"]}
+    return {
+        "runs": f"{len(table1):,}",
+        "failed": f"{(table1['psnr_full'] < noisy).sum():,}",
+        "failures": wording.failure_sentence(failures[failures["factor"] == "arch"]),
+        "setting": wording.setting(dict(zip(ABLATION, means.idxmax(), strict=True))),
+        "highest": decibels(means.max()),
+        "far_trained": decibels((plain[AS_TRAINED] - plain["printed"]).abs().median()),
+        "far_evaluated": decibels((plain[AS_REPORT] - plain["printed"]).abs().median()),
+        "lost": {name: change(lost[part].median()) for name, part in by.items()},
+    }
+
+
+def authors_networks() -> pd.DataFrame:
+    """The networks behind the report's Table I: a row for each setting, PSNR in dB.
+
+    Evaluated by their authors (psnr_2022_..), printed in the report (printed), and evaluated by us as trained
+    and as the report evaluated (psnr_full, report_full; NaN: weights not published).
+    """
+    found = published.authors_evaluations().merge(published.authors_networks(), "left", [*ABLATION, "epochs"])
+    printed = published.table1().rename(columns={"psnr_mean": "printed"}).drop(columns="psnr_std")
+    return found[found["epochs"] == published.EPOCHS["ablation"]].merge(printed, "left", ABLATION)
+
+
+def _authors() -> dict[str, Any]:
+    """What the authors' own evaluations say about sharpening, with one network as an example."""
+    networks = authors_networks()
+    tconv = networks[networks["arch"] == "tconv"]
+    april, may = (effects.effect(tconv, "sharpen", True, False, key) for key in (APRIL_20, MAY_11))
+    example = tconv.set_index(ABLATION).loc[("l1", "adam", False, False, "tconv")]
+    far = (tconv["printed"] - tconv[MAY_11])[~tconv["crops"]].abs().max()
+    return {
+        "pairs": april.pairs,
+        "april": change(april.estimate),
+        "may": change(may.estimate),
+        "example": [decibels(example[key]) for key in (APRIL_20, MAY_11, "printed")],
+        "far": decibels(far),
+        "ours_trained": decibels((networks["psnr_full"] - networks[APRIL_27]).abs().mean()),
+        "ours_sharpened": decibels((networks["report_full"] - networks[MAY_11]).abs().mean()),
+    }
+
+
+def _longer(weighed: pd.DataFrame, longer: pd.DataFrame) -> dict[str, Any]:
+    """How the claims of scale paper that were tested compare with ours."""
+    longer = longer[longer["verdict"] != NOT_TESTED]
+    both = longer.merge(weighed[weighed["verdict"] != NOT_TESTED], on="claim")
+    return {
+        "verdicts": wording.verdict_counts(longer),
+        "tested": len(longer),
+        "both": len(both),
+        "same": int((both["verdict_x"] == both["verdict_y"]).sum()),
+        "one_seed": bool((longer["basis"] == effects.basis(1)).any()),
+    }
+
+
+def claims_in_words(weighed: pd.DataFrame) -> pd.DataFrame:
+    """claims.csv as text, by claim, with the verdict on the report's own tables (own)."""
+    own = claims.on_its_own_tables(claims.the_report())
+    statement, rows = weighed["statement"].str.partition(": "), list(weighed.itertuples())
+    frame = pd.DataFrame(
+        {
+            "section": statement[0],
+            "statement": statement[2],
+            "published": [change(row.published) for row in rows],
+            "ours": [change(row.ours, row.ci_low, row.ci_high) for row in rows],
+            "verdict": weighed["verdict"],
+            "evaluated": [change(row.ours_report_evaluation) for row in rows],
+            "verdict_evaluated": weighed["verdict_report_evaluation"].astype(object).fillna("–"),
+            "own": weighed["claim"].map(own).fillna(""),
+        }
+    ).set_index(weighed["claim"])
+    level = frame.filter(like="final_psnr", axis=0)  # no difference, so without its sign
+    frame.update(level.replace(r"\+", "", regex=True))
+    return frame
+
+
+def effects_in_words(params: Params) -> dict[str, dict[str, str]]:
+    """factor -> its effect by source ("as trained", ..., "the report"), and how many pairs gain.
+
+    "lengths" has the effect as trained after the trainings of other scales, the shortest first.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in ("effects", "interactions"):
+        for row in tables.load(f"06_discussion/{name}", params).itertuples():
+            source = row.source.removeprefix("ours, ")
+            said = {source: _effect(row), f"{source}, pairs": f"{row.better} of {row.pairs}"}
+            found.setdefault(row.factor, {}).update(said)
+    length = tables.load("06_discussion/training_length", params)
+    length = length[(length["source"] == wording.TRAINED) & (length["scale"] != params.scale)]
+    ends = length.sort_values("images").drop_duplicates(["factor", "scale"], keep="last")
+    for factor, rows in ends[ends["factor"].isin(list(found))].groupby("factor"):
+        words = [
+            f"{_effect(row)} after {row.images:,} images (scale {row.scale})" for row in rows.itertuples()
+        ]
+        found[factor]["lengths"] = "; ".join(words)
+    return found
+
+
+def _effect(row: Any) -> str:
+    return change(row.estimate, row.low, row.high)
+
+
+def studies(params: Params) -> dict[str, str]:
+    """Study -> the differences of its variants to the first one. Studies "name, place" stand together."""
+    table = tables.load("07_beyond/beyond_effects", params)
+    found: dict[str, list[str]] = {}
+    for row in table.itertuples():
+        name, *place = row.study.split(", ", 1)
+        variant = ", ".join([row.what.split(" − ")[0], *place]).replace("sgd", "SGD").replace("adam", "Adam")
+        found.setdefault(name, []).append(f"{_effect(row)} ({variant})")
+    return {name: "; ".join(words) for name, words in found.items()}
+
+
+def differences(params: Params) -> dict[str, dict[str, str]]:
+    """Model -> its difference to the best "classical" method, whose "name" it has, and to its "twin"."""
+    found: dict[str, dict[str, str]] = {best.FINAL: {}, best.BEST: {}}
+    for row in tables.load("07_beyond/differences", params).itertuples():
+        model, other = row.what.split(" − ")
+        known = wording.outcome(row._asdict()) if pd.notna(row.low) else "no interval: too few photographs"
+        words = f"{_effect(row)} ({known})"
+        if model in found:
+            twin = other == best.TWIN.format(model)
+            found[model] |= {"twin": words} if twin else {"name": other, "classical": words}
+    return found
