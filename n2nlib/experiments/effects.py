@@ -298,11 +298,11 @@ def by_length(progress: pd.DataFrame, scale: str, value: str = "psnr_full") -> p
     `progress` has a row for each run and epoch: setting, seed, images, `value` (dB). With crops an epoch has
     twice the images, so runs are compared at equal images: those numbers at which every run was validated.
     Rates are annealed over the whole schedule, so an early point is not a finished short training. Columns:
-    scale, images, factor, estimate, low, high.
+    scale, images, factor, estimate, low, high, seeds.
     """
     runs = progress.groupby("images").size()
     rows = []
     for images in runs.index[runs == runs.max()]:
         part = progress[progress["images"] == images]
         rows += [{"scale": scale, "images": images} | row for row in _rows(part, list(TABLE1), "", value)]
-    return pd.DataFrame(rows, columns=["scale", "images", "factor", "estimate", "low", "high"])
+    return pd.DataFrame(rows, columns=["scale", "images", "factor", "estimate", "low", "high", "seeds"])
