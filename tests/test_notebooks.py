@@ -277,9 +277,9 @@ def test_the_index_tells_what_there_is(checkout: Path) -> None:
     )
     assert rows == [
         ("noisy input", "20.03", "–"),
-        ("final network, as the report evaluated", "23.10", "–"),
-        ("best classical method: Gaussian blur", "23.60", "–"),
-        ("final network, as trained", "23.80", "23.70"),
+        ("final model, as the report evaluated", "23.10", "–"),
+        ("best classical method on validation: Gaussian blur", "23.60", "–"),
+        ("final model, as trained", "23.80", "23.70"),
         ("best model", "24.20", "–"),
     ]
     assert "<strong>Sharpening.</strong> It is 5 &lt; 6 dB" in text
