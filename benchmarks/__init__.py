@@ -1,5 +1,39 @@
 """Measurements of speed and of training recipes; each module is a command."""
 
-from n2nlib.files import ROOT
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from n2nlib.files import ROOT, replacing
+from n2nlib.params import Params, load_params
 
 RECORDS = ROOT / "benchmarks" / "records"  # what the searches found; their runs are in data/runs
+
+
+def scale_parser(
+    about: str | None, default: str, scales: Collection[str] | None = None
+) -> argparse.ArgumentParser:
+    """The options of a command that trains at one of `scales` (None: any); see `scale_params`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--scale", default=default, choices=scales)
+    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
+    parser.add_argument("--workers", type=int, help="trainings at a time")
+    return parser
+
+
+def scale_params(options: argparse.Namespace) -> Params:
+    """The parameters that the options of `scale_parser` ask for."""
+    changes: dict[str, dict[str, object]] = {"sweep": {"workers": options.workers}}
+    if options.photos:
+        changes["pairs"] = {"source": "folder", "path": str(Path(options.photos).resolve())}
+    return load_params(ROOT / "params" / f"{options.scale}.yaml", changes)
+
+
+def write_record(table: pd.DataFrame, name: str) -> None:
+    """Write benchmarks/records/<name>.csv, whole or not at all."""
+    with replacing(RECORDS / f"{name}.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")

@@ -8,16 +8,14 @@ well below that deviation changes no conclusion.
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 
 import pandas as pd
 import torch
 
-from benchmarks import RECORDS
-from benchmarks.rates import scale_params
+from benchmarks import scale_params, scale_parser, write_record
 from n2nlib.experiments import paper_runs, results
-from n2nlib.files import UserError, replacing
+from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import ensure_pairs
 from n2nlib.params import Params
 from n2nlib.train.network import layer_dtype
@@ -64,12 +62,7 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", default="workstation", choices=LENGTHS)
-    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
-    parser.add_argument("--workers", type=int, help="trainings at a time")
-    arguments = parser.parse_args()
-    params = scale_params(arguments.scale, arguments.photos, arguments.workers)
+    params = scale_params(scale_parser(__doc__, "workstation", LENGTHS).parse_args())
     if layer_dtype("bfloat16", pick_device(params.device)) == torch.float32:
         raise UserError("no bfloat16 here: it needs a CUDA GPU, or a CPU with AVX-512 or AMX for bfloat16")
     train, epochs = LENGTHS[params.scale]
@@ -78,8 +71,7 @@ def main() -> None:
     planned = precision_runs(params, epochs)
     finished = train_all("precision", planned, ensure_pairs(small), params)
     compared = compare(results.collect(planned, finished, params)).round(4)
-    with replacing(RECORDS / f"precision_{params.scale}.csv") as temporary:
-        compared.to_csv(temporary, index=False, lineterminator="\n")
+    write_record(compared, f"precision_{params.scale}")
     print(compared.to_string(index=False))
 
 

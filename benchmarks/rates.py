@@ -12,19 +12,17 @@ benchmarks/records/rates_<scale>.csv, one row per run.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import RECORDS
+from benchmarks import scale_params, scale_parser, write_record
 from n2nlib.experiments import paper_runs, results
-from n2nlib.files import ROOT, replacing
+from n2nlib.files import ROOT
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.pairs.photos import find_photos
-from n2nlib.params import Params, load_params
+from n2nlib.params import Params
 from n2nlib.train.runs import Planned
 from n2nlib.train.sweep import train_all
 
@@ -62,14 +60,6 @@ SEARCH = {
     "laptop": Search((1, 2, 4, 8, 16, 32), 780, 4, (1, 2), SEEDS, SETTINGS),
     "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1],)),
 }
-
-
-def scale_params(scale: str, photos: str | None, workers: int | None) -> Params:
-    """The parameters of a scale, with photographs of one's own and a number of trainings at a time."""
-    changes: dict[str, dict[str, object]] = {"sweep": {"workers": workers}}
-    if photos:
-        changes["pairs"] = {"source": "folder", "path": str(Path(photos).resolve())}
-    return load_params(ROOT / "params" / f"{scale}.yaml", changes)
 
 
 def search_pairs(params: Params, name: str, train: int, validation: int, resample: bool = False) -> PairSet:
@@ -122,13 +112,8 @@ def first_of_each(rates: list[tuple]) -> list[tuple]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", default="laptop", choices=SEARCH)
-    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
-    parser.add_argument("--workers", type=int, help="trainings at a time")
-    arguments = parser.parse_args()
-    params = scale_params(arguments.scale, arguments.photos, arguments.workers)
-    search = SEARCH[arguments.scale]
+    params = scale_params(scale_parser(__doc__, "laptop", SEARCH).parse_args())
+    search = SEARCH[params.scale]
     pairs = search_pairs(params, "rates", search.train, 400)
     tried = [
         (batch, *kind, rate) for batch in search.batches for kind, rates in RATES.items() for rate in rates
@@ -139,11 +124,11 @@ def main() -> None:
     def survivors(
         schedule: str, epochs: int, rates: list[tuple], seeds: tuple, settings: tuple
     ) -> list[tuple]:
+        if not rates:
+            return []
         planned = search_runs(params, schedule, epochs, rates, seeds, settings)
-        if planned:
-            found = train_all("rates", planned, pairs, params)
-            tables.append(results.collect(planned, found, params))
-        return ranked(scores(tables[-1], noisy_db)) if planned else []
+        tables.append(results.collect(planned, train_all("rates", planned, pairs, params), params))
+        return ranked(scores(tables[-1], noisy_db))
 
     left = survivors("short", search.epochs, tried, SEEDS[:1], SETTINGS)
     left = [rate for rate in left if rate[0] in search.longer]
@@ -158,9 +143,7 @@ def main() -> None:
     table = pd.concat(tables, ignore_index=True).assign(noisy_psnr_full=noisy_db)
     columns = [*KEYS, "arch", "sharpen", "crops", "seed", "psnr_full", "noisy_psnr_full", "dead"]
     columns += ["seconds", "images"]
-    path = RECORDS / f"rates_{arguments.scale}.csv"
-    with replacing(path) as temporary:
-        table[columns].round({"psnr_full": 4}).to_csv(temporary, index=False, lineterminator="\n")
+    write_record(table[columns].round({"psnr_full": 4}), f"rates_{params.scale}")
     print(f"noisy input: {noisy_db:.2f} dB")
     print(scores(table, noisy_db).sort_values(["schedule", *KIND, "worst"]).to_string(index=False))
 

@@ -9,14 +9,11 @@ difference from `START` with the interval over images (gain, low, high, dB), ima
 
 from __future__ import annotations
 
-import argparse
-
 import pandas as pd
 
-from benchmarks import RECORDS
-from benchmarks.rates import scale_params, search_pairs
+from benchmarks import scale_params, scale_parser, write_record
+from benchmarks.rates import search_pairs
 from n2nlib.experiments import beyond, effects
-from n2nlib.files import replacing
 from n2nlib.metrics import psnr_full
 from n2nlib.params import Params
 from n2nlib.train.runs import Planned
@@ -65,13 +62,10 @@ def recipe_runs(params: Params, names: list[str], images: int) -> list[Planned]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", default="workstation")
-    parser.add_argument("--photos", help="folder of photographs with train/ and val/")
-    parser.add_argument("--workers", type=int, help="trainings at a time")
+    parser = scale_parser(__doc__, "workstation")
     parser.add_argument("--long", nargs="*", default=LONG, choices=SHORT, help="variants to train for longer")
     arguments = parser.parse_args()
-    params = scale_params(arguments.scale, arguments.photos, arguments.workers)
+    params = scale_params(arguments)
     pairs = search_pairs(params, "recipe", PAIRS, VALIDATION, resample=True)
     frames = []
     for schedule, names, images in (
@@ -90,8 +84,7 @@ def main() -> None:
             rows.append(row | {key: result.about[key] for key in ("images", "seconds")})
         frames.append(pd.DataFrame(rows))
         table = pd.concat(frames, ignore_index=True).round(4)
-        with replacing(RECORDS / f"recipe_{arguments.scale}.csv") as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
+        write_record(table, f"recipe_{params.scale}")
         print(table.to_string(index=False), flush=True)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from n2nlib.experiments import authors, effects, published, results, sharpening
+from n2nlib.experiments import authors, effects, paper_runs, published, sharpening
 from n2nlib.experiments.effects import MARGIN, effect
 from n2nlib.files import UserError
 from n2nlib.train.network import Network
@@ -231,7 +231,7 @@ def test_what_ranks_nothing_has_no_rank_agreement() -> None:
 def test_settings_are_ranked_by_their_mean_over_seeds() -> None:
     table = _table({("a", "l1", 0): 20, ("a", "l1", 1): 24, ("b", "l1", 0): 23, ("b", "l1", 1): 23})
     table = pd.concat([table, _table({("c", "l1", 0): 22})], ignore_index=True)
-    found = results.by_setting(table, ["arch", "loss"])
+    found = paper_runs.by_setting(table, ["arch", "loss"])
     assert list(found["arch"]) == ["a", "b", "c"]
     assert list(found["psnr_mean"]) == [22, 23, 22]
     assert list(found["rank"]) == [2, 1, 3]  # of equals the first

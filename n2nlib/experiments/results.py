@@ -11,7 +11,6 @@ import pandas as pd
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
 from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
-from n2nlib.experiments.paper_runs import by_setting as by_setting  # for callers of this module
 from n2nlib.metrics import psnr_full, subset_psnr
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet

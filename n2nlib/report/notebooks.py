@@ -23,6 +23,7 @@ import pandas as pd
 from n2nlib.files import ROOT, UserError, read_json, relative, write_text
 from n2nlib.pairs import baselines
 from n2nlib.params import Params, load_params, sections_of
+from n2nlib.report.tables import HEADLINES
 
 SOURCES = ROOT / "notebooks"
 TEMPLATES = Path(__file__).parent
@@ -132,7 +133,7 @@ class Page:
         code = "\n".join(cell.source for cell in _cells(self.name) if cell.cell_type == "code")
         for name in re.findall(rf"['\"]({self.name}/\w+)['\"]", code):
             if (params.reports / f"{name}.png").is_file():
-                return {"path": f"{name}.png", "alt": _description(params.reports / f"{name}.svg")}
+                return {"path": f"{name}.png", "alt": description(params.reports / f"{name}.svg")}
         return None
 
 
@@ -152,7 +153,7 @@ def pages() -> Iterator[Page]:
         )
 
 
-def _description(svg: Path) -> str:
+def description(svg: Path) -> str:
     """The description that `figures.save` writes into a figure; "" without one."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", svg.read_text("utf-8"), re.DOTALL)
     return html.unescape(found[1]) if found else ""
@@ -196,7 +197,7 @@ def write_index(params: Params) -> None:
         scale=params.scale,
         style=_style(),
         headlines=_headlines(folder),
-        figure=_description(figure) if figure.is_file() else None,
+        figure=description(figure) if figure.is_file() else None,
         links={words: path for words, path in links.items() if (folder / path).is_file()},
         findings=markdown2html(found.replace(f"](reports/{params.scale}/", "](")),
         pages=[(page, page.picture(params)) for page in there],
@@ -212,12 +213,7 @@ def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
 
     metrics, best = read("06_discussion/metrics.json"), read("07_beyond/best.json").get("metrics", {})
     metrics |= {f"best_{name}": value for name, value in best.items()}
-    rows = {
-        "noisy input": ("noisy_psnr_full", "noisy_test_full"),
-        "final model, as trained": ("final_psnr_full", "final_test_full"),
-        "final model, as the report evaluated": ("final_report_full", "final_test_report_full"),
-        "best model": ("best_psnr_full", "best_test_full"),
-    }
+    rows = HEADLINES | {"best model": ("best_psnr_full", "best_test_full")}
     values = {name: [metrics.get(key, math.nan) for key in keys] for name, keys in rows.items()}
     paths = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
     if paths[0].is_file():

@@ -14,7 +14,7 @@ from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
-from n2nlib.report.paper_text import APRIL_27, MAY_11, NBSP, authors_networks, change, claims_in_words
+from n2nlib.report.paper_text import APRIL_27, MAY_11, NBSP, change, claims_in_words, evaluated_networks
 from n2nlib.report.wording import REPORT, TRAINED
 
 BOLD = "*{}*".format
@@ -150,7 +150,7 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
     keys, two = ["arch", "loss", "optimizer", "crops"], ["as trained", "sharpened"]
     ours = tables.load("03_ablation/table1_ablation", params)
     ours = ours.groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
-    found = authors_networks().merge(ours, "left", ABLATION)
+    found = evaluated_networks().merge(ours, "left", ABLATION)
     found = found[~found["sharpen"]].sort_values(keys)
     head = [
         *_each([""], ["Upsampling", "Loss", "Optim.", "Crops"]),

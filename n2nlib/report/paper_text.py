@@ -135,7 +135,7 @@ def _ablation(params: Params, noisy: float) -> dict[str, Any]:
     }
 
 
-def authors_networks() -> pd.DataFrame:
+def evaluated_networks() -> pd.DataFrame:
     """The networks behind the report's Table I: a row for each setting, PSNR in dB.
 
     Evaluated by their authors (psnr_2022_..), printed in the report (printed), and evaluated by us as trained
@@ -148,7 +148,7 @@ def authors_networks() -> pd.DataFrame:
 
 def _authors() -> dict[str, Any]:
     """What the authors' own evaluations say about sharpening, with one network as an example."""
-    networks = authors_networks()
+    networks = evaluated_networks()
     tconv = networks[networks["arch"] == "tconv"]
     april, may = (effects.effect(tconv, "sharpen", True, False, key) for key in (APRIL_20, MAY_11))
     example = tconv.set_index(ABLATION).loc[("l1", "adam", False, False, "tconv")]

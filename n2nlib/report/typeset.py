@@ -6,7 +6,6 @@ chooses between sentences and lays them out; it calculates and formats nothing.
 
 from __future__ import annotations
 
-import html
 import re
 import subprocess
 from datetime import date
@@ -19,7 +18,7 @@ from ruamel.yaml import YAML
 from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json
 from n2nlib.params import Params
 from n2nlib.report import paper_tables, paper_text, tables
-from n2nlib.report.notebooks import write_index
+from n2nlib.report.notebooks import description, write_index
 from n2nlib.train import runs
 from n2nlib.train.sweep import duration
 
@@ -89,8 +88,7 @@ def _figure(name: str, params: Params) -> dict[str, str]:
     if not path.is_file():
         notebook = path.parent.name
         raise UserError(f"{relative(path)}: missing; run notebook {notebook} first (or all: dvc repro)")
-    alt = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text("utf-8"), re.DOTALL)
-    return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": html.unescape(alt[1]) if alt else ""}
+    return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
 
 
 def _about(params: Params) -> dict[str, Any]:

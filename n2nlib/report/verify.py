@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from n2nlib.experiments import results
 from n2nlib.experiments.effects import REACH
-from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.experiments.paper_runs import ABLATION, by_setting
 from n2nlib.files import ROOT, UserError
 from n2nlib.report.wording import COLUMNS, Column
 
@@ -45,7 +44,7 @@ def spread(table1: pd.DataFrame) -> float:
 
     95 % of the differences are smaller. Medians over settings: a failed run has no weight.
     """
-    seeds = results.by_setting(table1, ABLATION)["seed_std"].median()
+    seeds = by_setting(table1, ABLATION)["seed_std"].median()
     return float(REACH * np.sqrt(2) * np.hypot(table1["psnr_std"].median(), np.nan_to_num(seeds)))
 
 

@@ -289,33 +289,34 @@ def length_finding(length: pd.DataFrame) -> str:
     Lengths are compared within the scale whose rows come first. Other scales differ in more than the length.
     """
     rows = length[length["source"] == TRAINED]
-    here = rows["scale"].iloc[0]
-    changed, unchanged, lengths = [], [], sorted(set(rows.loc[rows["scale"] == here, "images"]))
-    for factor, of_factor in rows[rows["scale"] == here].groupby("factor", sort=False):
-        first, last = (of_factor.sort_values("images").iloc[end] for end in (0, -1))
-        apart = first["high"] < last["low"] or last["high"] < first["low"]
-        words = f"{TABLE1[factor][0]} {signed(first['estimate'])} dB {interval(first)}"
-        words += f", then {signed(last['estimate'])} dB {interval(last)}"
-        (changed if apart else unchanged).append(words)
+    here = rows[rows["scale"] == rows["scale"].iloc[0]]
+    lengths = sorted(set(here["images"]))
     if len(lengths) < 2:
         return "No training of several lengths is available."
+    changed, unchanged = [], []
+    for factor, of_factor in here.groupby("factor", sort=False):
+        first, last = (of_factor.sort_values("images").iloc[end] for end in (0, -1))
+        apart = first["high"] < last["low"] or last["high"] < first["low"]
+        words = f"{TABLE1[factor][0]} {_effect(first)}, then {_effect(last)}"
+        (changed if apart else unchanged).append(words)
     parts = [f"From {lengths[0]:,} to {lengths[-1]:,} images of training,"]
     parts += [f"these effects change: {'; '.join(changed)}." if changed else "no effect changes clearly:"]
     if unchanged:
         parts += [f"{'These do not change clearly: ' if changed else ''}{'; '.join(unchanged)}."]
-    longest = rows[rows["scale"] != here].nlargest(1, "images")
-    if len(longest) and longest["images"].item() > lengths[-1]:
-        of_scale = rows[(rows["scale"] == longest["scale"].item()) & (rows["images"] == rows["images"].max())]
-        listed = [
-            f"{TABLE1[row.factor][0]} {signed(row.estimate)} dB {interval(row._asdict())}"
-            for row in of_scale.itertuples()
-        ]
-        seeds = longest["seeds"].item()
+    longest = rows.loc[rows["images"].idxmax()]
+    if longest["images"] > lengths[-1]:
+        of_scale = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
+        listed = [f"{TABLE1[row['factor']][0]} {_effect(row)}" for row in of_scale.to_dict("records")]
+        seeds = longest["seeds"]
         parts.append(
-            f"After {longest['images'].item():,} images at scale {longest['scale'].item()} "
-            f"({seeds} seed{'s' * (seeds > 1)}; batch and rates differ, too): {'; '.join(listed)}."
+            f"After {longest['images']:,} images at scale {longest['scale']} "
+            f"({seeds} {'seeds' if seeds > 1 else 'seed'}; batch and rates differ, too): {'; '.join(listed)}."
         )
     return " ".join(parts)
+
+
+def _effect(row: Mapping[str, float] | pd.Series) -> str:
+    return f"{signed(row['estimate'])} dB {interval(row)}"
 
 
 def agreement_sentence(agreement: pd.DataFrame) -> str:
