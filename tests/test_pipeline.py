@@ -348,12 +348,9 @@ def test_an_experiment_keeps_runs_and_is_compared(project: Project) -> None:
             assert float(row["final_psnr_full"]) == pytest.approx(metrics["final_psnr_full"], abs=1e-6)
             assert "!" not in row.values()
         assert project.metrics("mine")["final_psnr_full"] != project.metrics("smoke")["final_psnr_full"]
-        listed = project.git(
-            "ls-tree",
-            "-r",
-            "--name-only",
-            project.git("for-each-ref", "--format=%(objectname)", "refs/exps").split()[0],
-        )
+        saved = project.git("for-each-ref", "--format=%(objectname)", "refs/exps/**/short").split()
+        assert len(saved) == 1  # beside it DVC keeps references of its own
+        listed = project.git("ls-tree", "-r", "--name-only", saved[0])
         assert "reports/mine/05_fine_tuning/table3_fine_tuning.csv" in listed
     project.succeed("dvc", "exp", "remove", "-A")
     shutil.rmtree(project.reports("mine"))
