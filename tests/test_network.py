@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib.denoiser import REACH
-from n2nlib.train.gated import BLOCKS, GatedBlock, GatedUNet
+from n2nlib.train.gated import BLOCKS, GatedBlock, GatedUNet, Norm
 from n2nlib.train.network import (
     DEPTH,
     Network,
@@ -172,9 +172,9 @@ def test_residual_and_normalized_start_from_the_input() -> None:
 @pytest.mark.parametrize("width", [4, 16, 32])
 def test_the_gated_network_has_the_parameters_of_its_blocks(width: int) -> None:
     def block(channels: int) -> int:
-        """Twice 1x1 to twice the channels and, after the gate, 1x1 back; once 3x3 of single channels."""
+        """Twice a norm, 1x1 to twice the channels and, after the gate, 1x1 back; once 3x3 of channels."""
         wide = 2 * channels
-        return 2 * (channels * wide + wide + channels**2 + channels) + 9 * wide + wide
+        return 2 * (2 * channels + channels * wide + wide + channels**2 + channels) + 9 * wide + wide
 
     at_full, at_half, at_quarter = BLOCKS
     count = 2 * at_full * block(width) + 2 * at_half * block(2 * width) + at_quarter * block(4 * width)
@@ -183,6 +183,17 @@ def test_the_gated_network_has_the_parameters_of_its_blocks(width: int) -> None:
         count += 8 * channels**2 + 4 * channels
     count += 27 * width + width + 27 * width + 3
     assert sum(p.numel() for p in Network(width, "gated", 0.0).parameters()) == count
+
+
+def test_norm_is_that_of_each_pixel() -> None:
+    x, norm = _images(2, 8, 3, 5), Norm(8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 9.0))
+        norm.bias.fill_(0.5)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+    expected = (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight[:, None, None] + 0.5
+    torch.testing.assert_close(norm(x), expected)
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_gated_blocks_start_as_the_identity() -> None:

@@ -11,23 +11,38 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from n2nlib.metrics import PEAK
 
 BLOCKS = (2, 2, 4)  # at full, half and quarter resolution; again on the way up
 
 
+class Norm(nn.LayerNorm):
+    """Layer normalisation of each pixel over its channels, B x C x H x W, in the dtype of its input.
+
+    Without it the products of the gates grow from block to block, and a training may diverge.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # which would compute in float32
+            pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps)
+        return pixels.permute(0, 3, 1, 2)
+
+
 class GatedBlock(nn.Module):
     """x + mix(a * b) twice, where a and b are the halves of a wider x. B x C x H x W of any range.
 
-    The first time x is widened by a 1x1 convolution and each of its channels is filtered by 3x3 weights; the
-    second time it is only widened. That is the block of NAFNet without its normalisation and its channel
+    The first time x is normalised, widened by a 1x1 convolution, and each of its channels is filtered by 3x3
+    weights; the second time it is normalised and widened. That is the block of NAFNet without its channel
     attention, which would make an output depend on the whole image.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         wide = 2 * channels
+        self.norm, self.norm_again = Norm(channels), Norm(channels)
         self.expand = nn.Conv2d(channels, wide, 1)
         self.filter = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.mix = nn.Conv2d(channels, channels, 1)
@@ -35,9 +50,9 @@ class GatedBlock(nn.Module):
         self.mix_again = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.filter(self.expand(x)).chunk(2, 1)
+        a, b = self.filter(self.expand(self.norm(x))).chunk(2, 1)
         x = x + self.mix(a * b)
-        a, b = self.expand_again(x).chunk(2, 1)
+        a, b = self.expand_again(self.norm_again(x)).chunk(2, 1)
         return x + self.mix_again(a * b)
 
 
