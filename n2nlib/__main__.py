@@ -116,10 +116,20 @@ def _report_weights(arguments: argparse.Namespace) -> None:
     from n2nlib.experiments import authors
     from n2nlib.pairs.pair_set import ensure_pairs
 
-    table = authors.evaluate(Path(arguments.folder), ensure_pairs(load_params()))
+    output = Path(arguments.output or authors.NETWORKS)
+    if output.is_dir():
+        raise UserError(f"{relative(output)}: is a folder; allowed: the CSV file to write")
+    params = load_params()
+    pairs = ensure_pairs(params)
+    table = authors.evaluate(arguments.folder, pairs)
     print(table.round(2).to_string(index=False))
-    if arguments.output:
-        table.round(4).to_csv(arguments.output, index=False, lineterminator="\n")
+    authors.write(table, output)
+    noisy = pairs.card["noisy_psnr_db"]["validation"]["global"]
+    print(
+        f"{relative(output)} now holds this table, measured on the {pairs.card['counts']['validation']:,} "
+        f"validation pairs of scale {params.scale} (source {params.pairs.source}, "
+        f"noisy input {noisy:.2f} dB)."
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,7 +185,9 @@ def parser() -> argparse.ArgumentParser:
         "report-weights", help="evaluate the networks that the report's authors published"
     )
     weights.add_argument("folder", help="the folder of their .pth files")
-    weights.add_argument("-o", "--output", help="also write the table to this CSV file")
+    weights.add_argument(
+        "-o", "--output", help="the CSV file to write; default: the table that comes with the package"
+    )
     weights.set_defaults(do=_report_weights)
 
     denoise = commands.add_parser("denoise", help="denoise image files or folders of any size")

@@ -15,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from n2nlib import __main__
 from n2nlib.experiments import authors, effects, paper_runs, published, sharpening
 from n2nlib.experiments.effects import MARGIN, effect
 from n2nlib.files import UserError
+from n2nlib.pairs import pair_set
+from n2nlib.report import wording
 from n2nlib.train.network import Network
 
 ON_REPORT = {  # mean of the differences in Table I, its standard error between pairs, pairs with a gain
@@ -306,6 +309,62 @@ def test_agreement_with_the_reports_own_table_is_perfect() -> None:
     assert found.loc[("the authors' networks by us, as trained", "tconv"), "cells"] == 0
 
 
+def _networks(value: str, **networks: float) -> pd.DataFrame:
+    """Rows of a table about networks of Table I: l1_adam_tconv=dB, neither sharpened nor on crops."""
+    keys = ["loss", "optimizer", "arch"]
+    rows = [dict(zip(keys, name.split("_"), strict=True)) | {value: db} for name, db in networks.items()]
+    return pd.DataFrame(rows).assign(sharpen=False, crops=False, epochs=20)
+
+
+def test_each_value_stands_beside_its_network_and_what_is_missing_stays_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = _networks("psnr_mean", l1_adam_tconv=21, l1_adam_upsample=22, mse_adam_tconv=23)
+    evaluated = _networks("psnr_2022_04_20", mse_adam_tconv=9, l1_adam_tconv=8, l1_sgd_tconv=7)
+    evaluated = evaluated.assign(psnr_2022_04_27=[33, 31, 34], psnr_2022_05_11=[43, math.nan, 44])
+    longer = evaluated.assign(epochs=60, psnr_2022_04_27=99)
+    ours_of_theirs = _networks("psnr_full", l1_adam_upsample=52).assign(report_full=62)
+    ours = _networks("psnr_mean", mse_adam_tconv=70, huber_adam_tconv=0, l1_adam_tconv=80)
+    ours = pd.concat([ours.assign(report_mean=90.0), *[ours.assign(psnr_mean=74, report_mean=96)] * 3])
+    tables = {"table1": printed.drop(columns="epochs"), "authors_networks": ours_of_theirs}
+    tables |= {"authors_evaluations": pd.concat([evaluated, longer])}
+    for name, table in tables.items():
+        monkeypatch.setattr(published, name, lambda table=table: table)
+    found = authors.side_by_side(ours)
+    measured = ["printed", "authors_trained", "authors_report", "theirs_trained", "theirs_report"]
+    measured += ["ours_trained", "ours_report"]
+    assert list(found.columns) == [*paper_runs.ABLATION, *measured]
+    assert set(measured) <= set(wording.HEADERS)
+    expected = {
+        ("l1", "adam", "tconv"): [21, 31, None, None, None, 75.5, 94.5],
+        ("l1", "adam", "upsample"): [22, None, None, 52, 62, None, None],
+        ("l1", "sgd", "tconv"): [None, 34, 44, None, None, None, None],  # printed nowhere, yet kept
+        ("mse", "adam", "tconv"): [23, 33, 43, None, None, 73, 94.5],
+    }
+    rows = found.set_index(["loss", "optimizer", "arch"])[measured]
+    assert list(rows.index) == list(expected)
+    np.testing.assert_array_equal(rows, np.array([*expected.values()], float))
+
+
+def test_all_networks_of_table1_stand_side_by_side() -> None:
+    found = authors.side_by_side(published.table1().assign(report_mean=20.0))
+    assert len(found) == 32
+    assert (found["printed"] == found["ours_trained"]).all()
+    cells = found.groupby("arch")[["authors_trained", "authors_report", "theirs_trained"]].count()
+    assert list(cells.loc["tconv"]) == [15, 16, 0]
+    assert list(cells.loc["upsample"]) == [16, 16, 16]
+    baseline = found.query("loss == 'l1' and optimizer == 'adam' and not sharpen and not crops")
+    values = baseline.set_index("arch").drop(columns=[*paper_runs.ABLATION[:-1], "ours_trained"])
+    assert list(values.loc["upsample"].round(2)) == [20.74, 23.34, 20.41, 23.49, 20.65, 20]
+    assert list(values.loc["tconv"].dropna().round(2)) == [20.82, 23.64, 20.65, 20]
+
+
+def test_both_evaluations_that_stand_side_by_side_are_of_the_same_weights() -> None:
+    table = published.authors_evaluations().query("epochs == 20").dropna(subset=["psnr_2022_04_27"])
+    assert table["same_weights_04_27_05_11"].astype(bool).all()
+    assert len(table) == 31
+
+
 # The authors' files
 
 
@@ -346,6 +405,43 @@ def test_the_authors_weights_make_the_same_network(
     assert tuple(found.loc["sgd", ["loss", "sharpen", "crops", "epochs"]]) == ("mse", True, False, 60)
     assert found.loc["sgd", "psnr_full"] == found.loc["sgd", "report_full"]
     assert found.loc["adam", "psnr_full"] != found.loc["adam", "report_full"]
+
+
+def test_the_table_of_their_networks_is_written_as_it_is_committed(tmp_path: Path) -> None:
+    authors.write(published.authors_networks(), tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == authors.NETWORKS.read_bytes()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_report_weights_says_what_it_wrote_and_whose_pairs_it_measured(
+    named: bool,
+    tmp_path: Path,
+    images: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(_state("upsample")[1], tmp_path / "L1_Adam_no_sharp_yes_crops_20epochs.pth")
+    card = {"noisy_psnr_db": {"validation": {"global": 12.3}}, "counts": {"validation": 4}}
+    scale = SimpleNamespace(scale="small", pairs=SimpleNamespace(source="folder"))
+    pairs = SimpleNamespace(**vars(images), card=card)
+    monkeypatch.setattr(pair_set, "ensure_pairs", lambda params: pairs)
+    monkeypatch.setattr(__main__, "load_params", lambda: scale)
+    default, other = tmp_path / "default.csv", tmp_path / "other.csv"
+    monkeypatch.setattr(authors, "NETWORKS", default)
+    command = ["n2nlib", "report-weights", str(tmp_path), *(["-o", str(other)] if named else [])]
+    monkeypatch.setattr("sys.argv", command)
+    assert __main__.main() == 0
+    written, not_written = (other, default) if named else (default, other)
+    assert not not_written.exists()
+    table = pd.read_csv(written)
+    assert list(table.columns) == list(published.authors_networks().columns)
+    assert list(table["loss"]) == ["l1"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"{written} ")
+    assert "the 4 validation pairs of scale small (source folder, noisy input 12.30 dB)" in said
+    monkeypatch.setattr("sys.argv", [*command[:3], "-o", str(tmp_path)])
+    assert __main__.main() == 1
+    assert "is a folder" in capsys.readouterr().err
 
 
 class _Hostile:

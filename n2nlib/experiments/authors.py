@@ -14,18 +14,32 @@ import torch
 from torch import Tensor
 
 from n2nlib.experiments import effects, published
-from n2nlib.experiments.effects import SOURCES
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, SOURCES
 from n2nlib.experiments.paper_runs import ABLATION
-from n2nlib.files import UserError, relative
-from n2nlib.metrics import psnr_full, summarize
+from n2nlib.files import UserError, relative, replacing
+from n2nlib.metrics import psnr_full
 from n2nlib.pairs.pair_set import PairSet
-from n2nlib.params import Evaluation
 from n2nlib.train.evaluate import errors
 from n2nlib.train.network import Network
 
 NAME = re.compile(r"(L1|MSE)_(Adam|SGD)_(yes|no)_sharp_(yes|no)_crops_(\d+)epochs")
 TAU = 1.0  # the factor of the report's networks that sharpen
-PROTOCOL = Evaluation(repeats=100)  # of section III-A
+NETWORKS = Path(published.__file__).with_name("authors_networks.csv")  # `published.authors_networks`
+REFERENCES = {  # column of `published_networks` -> what it is, in words
+    "printed": "the report's Table I",
+    "psnr_2022_04_20": "the authors, 2022-04-20, as trained",
+    "psnr_2022_04_27": "the authors, 2022-04-27, as trained",
+    "psnr_2022_05_11": "the authors, 2022-05-11, as the report evaluated",
+    "psnr_full": "the authors' networks by us, as trained",
+    "report_full": "the authors' networks by us, as the report evaluated",
+}
+BESIDE = {  # the columns of `published_networks` that `side_by_side` shows, and their names there
+    "printed": "printed",
+    "psnr_2022_04_27": "authors_trained",
+    "psnr_2022_05_11": "authors_report",
+    "psnr_full": "theirs_trained",
+    "report_full": "theirs_report",
+}
 
 
 def layers(arch: str) -> dict[str, str]:
@@ -81,13 +95,12 @@ def read_setting(path: Path) -> dict[str, object] | None:
 
 
 def evaluate(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
-    """Evaluate the authors' networks in `folder` and below, as trained and as the report evaluated (dB).
+    """Evaluate the authors' networks in `folder` and below on the validation pairs.
 
     A file is named like L1_Adam_no_sharp_no_crops_20epochs.pth, or lies in a folder of that name, as in their
-    repository. A row for each network and split ("validation" and, if there is one, "test"): loss, optimizer,
-    sharpen, crops, arch, epochs, split, psnr_mean, psnr_std, psnr_full, psnr_per_image, report_mean,
-    report_std, report_full. Raises `UserError` if there is no such file, or naming a file that is not such a
-    network.
+    repository. Columns as of `published.authors_networks`: loss, optimizer, sharpen, crops, arch, epochs, and
+    the global PSNR (dB) as trained, psnr_full, and as the report evaluated, report_full. Raises `UserError`
+    if there is no such file, or naming a file that is not such a network.
     """
     folder = Path(folder)
     settings = {path: read_setting(path) for path in sorted(folder.rglob("*.pth"))}
@@ -96,39 +109,69 @@ def evaluate(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
         raise UserError(
             f"{relative(folder)}: no file named like L1_Adam_no_sharp_no_crops_20epochs.pth in it or below"
         )
-    splits = {"validation": pairs.validation} | ({"test": pairs.test} if pairs.test else {})
+    noisy, clean = pairs.validation["noisy_1"], pairs.validation["clean"].numpy()
     rows = []
     for path, setting in settings.items():
         network = read_network(path, setting["sharpen"])
-        for split, versions in splits.items():
-            found = errors(network, versions["noisy_1"], versions["clean"].numpy())
-            row = setting | {"arch": network.config["arch"], "split": split}
-            row |= summarize(found["mse"], PROTOCOL, 0)
-            as_report = summarize(found["mse_report"], PROTOCOL, 0)
-            row |= {"report_mean": as_report["psnr_mean"], "report_std": as_report["psnr_std"]}
-            rows.append(row | {"report_full": psnr_full(found["mse_report"])})
-    first = [*ABLATION, "epochs", "split"]
-    table = pd.DataFrame(rows)
-    return table[[*first, *table.columns.difference(first, sort=False)]]
+        found = errors(network, noisy, clean)
+        measured = {"psnr_full": psnr_full(found["mse"]), "report_full": psnr_full(found["mse_report"])}
+        rows.append(setting | {"arch": network.config["arch"]} | measured)
+    keys = [*ABLATION, "epochs"]
+    return pd.DataFrame(rows)[[*keys, "psnr_full", "report_full"]].sort_values(keys, ignore_index=True)
 
 
-def references() -> dict[str, pd.DataFrame]:
-    """What Table I can be compared with: name -> setting and `psnr` (dB) of up to 32 networks."""
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of `evaluate` as authors_networks.csv is written; dB to four decimals."""
+    lower = {name: table[name].map({True: "true", False: "false"}) for name in ("sharpen", "crops")}
+    with replacing(path) as temporary:
+        table.round(4).assign(**lower).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def published_networks() -> pd.DataFrame:
+    """What is published about the networks of Table I, and our evaluation of them: a row for each setting.
+
+    Columns: loss, optimizer, sharpen, crops, arch, and dB, NaN where a value or the weights are not
+    published: printed (Table I), psnr_2022_04_20, psnr_2022_04_27, psnr_2022_05_11 (by the authors),
+    psnr_full, report_full (by us, as trained and as the report evaluated).
+    """
     evaluated, networks = (
         table[table["epochs"] == published.EPOCHS["ablation"]]
         for table in (published.authors_evaluations(), published.authors_networks())
     )
-    columns = {
-        "the report's Table I": (published.table1(), "psnr_mean"),
-        "the authors, 2022-04-20, as trained": (evaluated, "psnr_2022_04_20"),
-        "the authors, 2022-04-27, as trained": (evaluated, "psnr_2022_04_27"),
-        "the authors, 2022-05-11, as the report evaluated": (evaluated, "psnr_2022_05_11"),
-        "the authors' networks by us, as trained": (networks, "psnr_full"),
-        "the authors' networks by us, as the report evaluated": (networks, "report_full"),
-    }
+    printed = published.table1().rename(columns={"psnr_mean": "printed"})
+    tables = [table.set_index(ABLATION) for table in (printed, evaluated, networks)]
+    return pd.concat(tables, axis=1)[list(REFERENCES)].sort_index().reset_index()
+
+
+def side_by_side(table1: pd.DataFrame) -> pd.DataFrame:
+    """authors.csv: what the report prints, the authors' networks by them and by us, and our own networks.
+
+    A row for each setting of the report's Table I, with the columns loss, optimizer, sharpen, crops, arch,
+    and these in dB (global PSNR):
+
+    - printed: Table I of the report, mean over subsets
+    - authors_trained: the authors' evaluation of 2022-04-27, as trained, all validation images
+    - authors_report: their evaluation of the same weights on 2022-05-11, as the report evaluated, mean over
+      subsets
+    - theirs_trained, theirs_report: our evaluation of these weights on all validation pairs that `published`
+      describes
+    - ours_trained, ours_report: our networks (`table1` has a row for each run), mean over subsets and seeds,
+      failed runs included
+
+    NaN: not published, or not trained at this scale.
+    """
+    ours = table1.groupby(ABLATION)[[AS_TRAINED, AS_REPORT]].mean()
+    ours.columns = ["ours_trained", "ours_report"]
+    theirs = published_networks()[[*ABLATION, *BESIDE]].rename(columns=BESIDE)
+    return theirs.merge(ours, "left", ABLATION)
+
+
+def references() -> dict[str, pd.DataFrame]:
+    """What Table I can be compared with: name -> setting and `psnr` (dB) of up to 32 networks."""
+    found = published_networks()
     return {
-        name: table[[*ABLATION, value]].rename(columns={value: "psnr"}).dropna()
-        for name, (table, value) in columns.items()
+        name: found[[*ABLATION, column]].rename(columns={column: "psnr"}).dropna()
+        for column, name in REFERENCES.items()
     }
 
 
