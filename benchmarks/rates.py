@@ -1,12 +1,12 @@
 """python -m benchmarks.rates [--scale workstation] [--photos FOLDER]: the search behind batch size and rates.
 
-It trains on four fifths of the training photographs of a scale and evaluates on the rest, so neither
+It trains on a part of the training photographs of a scale and evaluates on the rest, so neither
 validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
 and on plain ones (`SETTINGS`), and its score is the worst of them: one rate serves all rows of a table that
 share optimiser and loss. The best rate must then survive the longest schedule of the scale, at a constant
 rate, which is the hardest to survive, and the short trainings with two more seeds. If a single run of it ends
 below its noisy input, the next best rate is tried. At scale workstation one batch size is tried, and a long
-training with one seed and setting, because it takes ten minutes; scale laptop tries more. Writes
+training with one seed and setting, because it takes ten minutes; scale laptop tries more batch sizes. Writes
 benchmarks/records/rates_<scale>.csv, one row per run.
 """
 
@@ -45,10 +45,12 @@ RATES = {
 @dataclass(frozen=True)
 class Search:
     """Batch sizes tried on short trainings of `train` pairs; those of `longer` are tried over the longest
-    schedule, too, with `long_seeds` and `long_settings`."""
+    schedule, too, with `long_seeds` and `long_settings`. `holdout` is the share of the photographs that are
+    kept for the evaluation: half of the six of scale laptop, because a fifth is a single one."""
 
     batches: tuple[int, ...]
     train: int
+    holdout: float
     epochs: int
     longer: tuple[int, ...]
     long_seeds: tuple[int, ...]
@@ -57,20 +59,28 @@ class Search:
 
 SEEDS = (0, 1, 2)  # the first one for all rates, the others for those that survive a long training
 SEARCH = {
-    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 4, (1, 2), SEEDS, SETTINGS),
-    "workstation": Search((4,), 1200, 2, (4,), (0,), (SETTINGS[1],)),
+    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 0.5, 2, (1,), SEEDS[:1], SETTINGS[1:2]),
+    "workstation": Search((4,), 1200, 0.2, 2, (4,), SEEDS[:1], SETTINGS[1:2]),
 }
 
 
-def search_pairs(params: Params, name: str, train: int, validation: int, resample: bool = False) -> PairSet:
-    """Pairs of the training photographs alone, a fifth of which is held out for the evaluation."""
+def search_pairs(
+    params: Params, name: str, train: int, validation: int, holdout: float = 0.2, resample: bool = False
+) -> PairSet:
+    """Pairs of the training photographs alone, the share `holdout` of which is kept for the evaluation."""
     folder = ROOT / "data" / "raw" / f"{params.scale}-training-photographs"
     folder.mkdir(parents=True, exist_ok=True)
     for number, photo in enumerate(find_photos(params).training):
         link = folder / f"{number:05d}{photo.path.suffix}"
         if not link.is_symlink():
             link.symlink_to(photo.path)
-    changes = {"source": "folder", "path": str(folder), "validation_path": None, "holdout": 0.2, "test": 0}
+    changes = {
+        "source": "folder",
+        "path": str(folder),
+        "validation_path": None,
+        "holdout": holdout,
+        "test": 0,
+    }
     changes |= {"train": train, "validation": validation, "resample": resample}
     pairs = params.pairs.model_copy(update=changes)
     return ensure_pairs(params.model_copy(update={"pairs": pairs, "scale": f"{params.scale}-{name}"}))
@@ -114,7 +124,7 @@ def first_of_each(rates: list[tuple]) -> list[tuple]:
 def main() -> None:
     params = scale_params(scale_parser(__doc__, "laptop", SEARCH).parse_args())
     search = SEARCH[params.scale]
-    pairs = search_pairs(params, "rates", search.train, 400)
+    pairs = search_pairs(params, "rates", search.train, 400, search.holdout)
     tried = [
         (batch, *kind, rate) for batch in search.batches for kind, rates in RATES.items() for rate in rates
     ]
