@@ -59,7 +59,7 @@ class Search:
 
 SEEDS = (0, 1, 2)  # the first one for all rates, the others for those that survive a long training
 SEARCH = {
-    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 0.5, 2, (1,), SEEDS[:1], SETTINGS[1:2]),
+    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 0.5, 4, (1,), SEEDS[:1], SETTINGS[1:2]),
     "workstation": Search((4,), 1200, 0.2, 2, (4,), SEEDS[:1], SETTINGS[1:2]),
 }
 

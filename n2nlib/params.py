@@ -88,6 +88,7 @@ class Pairs(Section):
     train_crop: Literal["whole", "square", "mixed"]  # mixed: each photograph whole once, then random squares
     validation_crop: Literal["whole", "square"]  # of the validation and the test photographs
     min_crop: Annotated[Float, Field(gt=0, le=1)]  # smallest random square, share of the shorter side
+    permute_channels: bool  # true: the channels of each training pair in a random order; not of course files
     size: Side
     block: Block  # one pixel of a pair stands for block x block pixels of the photograph
     resample: bool  # true: new noisy versions of each training image in every epoch, drawn from its blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ VERSIONS = ("noisy_1", "noisy_2", "clean")
 
 def _folder_params(folder: Path | str, **pairs: object) -> Params:
     chosen = {"source": "folder", "path": str(folder), "train": 12, "validation": 8, "test": 0}
+    chosen |= {"permute_channels": False}
     return load_params(SMOKE, {"pairs": chosen | pairs})
 
 
@@ -102,6 +104,28 @@ def test_a_pair_set_repeats_byte_for_byte_and_follows_its_seed(params: Params, t
         assert first == second
     other = build_pairs(params.model_copy(update={"seed": 1}), tmp_path / "c")
     assert other["hash"] != cards[0]["hash"]
+
+
+def test_channels_are_permuted_in_training_pairs_alone_and_in_all_versions_alike(
+    params: Params, tmp_path: Path
+) -> None:
+    made = {}
+    for permute in (False, True):
+        changes = {"permute_channels": permute, "resample": True}
+        pairs = params.pairs.model_copy(update=changes)
+        made[permute] = _built(params.model_copy(update={"pairs": pairs}), tmp_path / str(permute))
+    before, after = made[False], made[True]
+    for split in ("validation", "test"):
+        for version, tensor in getattr(before, split).items():
+            assert tensor.equal(getattr(after, split)[version])
+    orders = set()
+    blocks = zip(before.blocks(), after.blocks(), *after.train.values(), strict=True)
+    for original, changed, *versions in blocks:
+        (order,) = (order for order in permutations(range(3)) if original[:, order].equal(changed))
+        orders.add(order)
+        for version in versions:  # a noisy pixel is a pixel of its cell, so that it lies in the cell's range
+            assert ((version >= changed.amin(0)) & (version <= changed.amax(0))).all()
+    assert len(orders) == 6
 
 
 def test_the_number_of_threads_changes_no_byte(

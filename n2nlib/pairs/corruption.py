@@ -57,13 +57,19 @@ def random_square(pixels: np.ndarray, smallest: float, rng: np.random.Generator)
 
 
 def make_pairs(
-    job: tuple[Photo, list[int]], options: Pairs, whole: int, seed: tuple[int, int], keep: Path | None = None
+    job: tuple[Photo, list[int]],
+    options: Pairs,
+    whole: int,
+    seed: tuple[int, int],
+    permute: bool = False,
+    keep: Path | None = None,
 ) -> np.ndarray:
     """The pairs of one photograph: uint8 (3, len(indices), 3, S, S), where `job` is (photograph, indices).
 
     The first axis is `VERSIONS`. Pairs with an index below `whole` show the whole photograph, the others a
-    random square of it. Pair i depends only on `seed`, i and the photograph. With `keep`, the cells behind
-    pair i are written to row i of that file (see `PairSet.blocks`).
+    random square of it. With `permute` the channels of each pair are in a random order, which gives a few
+    photographs the colours of many. Pair i depends only on `seed`, i and the photograph. With `keep`, the
+    cells behind pair i are written to row i of that file (see `PairSet.blocks`).
     """
     photo, indices = job
     pixels = photo.read()
@@ -73,6 +79,8 @@ def make_pairs(
         rng = np.random.default_rng([*seed, index])
         region = pixels if index < whole else random_square(pixels, options.min_crop, rng)
         blocks = cells(np.ascontiguousarray(region), options.size, options.block)
+        if permute:
+            blocks = blocks[..., rng.permutation(3)]
         versions = draw(blocks, rng), draw(blocks, rng), block_mean(blocks)
         made[:, row] = np.stack(versions).transpose(0, 3, 1, 2)
         if kept is not None:

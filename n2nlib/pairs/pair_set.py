@@ -75,7 +75,9 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
             continue
         jobs = _jobs(chosen, count, [params.seed, 3, number])
         whole = {"whole": count, "square": 0, "mixed": len(chosen)}[crop]  # the first pair of each photograph
-        work = partial(make_pairs, options=options, whole=whole, seed=(params.seed, number), keep=kept)
+        permute = options.permute_channels and split == "train"
+        seed = (params.seed, number)
+        work = partial(make_pairs, options=options, whole=whole, seed=seed, permute=permute, keep=kept)
         made = np.empty((len(VERSIONS), count, 3, options.size, options.size), np.uint8)
         told = time.monotonic()
         for done, ((_, indices), versions) in enumerate(zip(jobs, _map(work, jobs), strict=True), 1):

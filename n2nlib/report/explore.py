@@ -37,7 +37,8 @@ from n2nlib.train.identity import RunParams
 
 # The pairs that a small network is trained on live: random squares of the bundled photographs.
 PAIRS = {"source": "bundled", "train": 120, "validation": 40, "test": 1, "resample": True}
-PAIRS |= {"train_crop": "square", "validation_crop": "square", "min_crop": 0.6, "size": 32, "block": 7}
+PAIRS |= {"train_crop": "square", "validation_crop": "square", "min_crop": 0.6, "permute_channels": True}
+PAIRS |= {"size": 32, "block": 7}
 AS_TRAINED = "as trained"
 COMMITTED = {"final": "05_fine_tuning/final", "best": "07_beyond/best"}  # models in reports/<scale>
 NETWORK = {"arch": "upsample", "width": 8, "tau_sharp": 0.0, "seed": 0, "precision": "float32"}
