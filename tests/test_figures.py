@@ -10,13 +10,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import a_run
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import effects, published
+from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.report import diagrams, figures, marks, plots, training_plots
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
+from n2nlib.train.network import Network
 
 REFERENCES = {"noisy input": 20.0, "Gaussian blur": 23.7}
 LABELS = {
@@ -105,18 +109,33 @@ def budget() -> pd.DataFrame:
     names = ["the report's network", "with a residual connection and scaled values", "with a one-cycle rate"]
     frame = intervals(model=names).rename(columns={"estimate": "gain"})
     frame.loc[0, ["gain", "low", "high"]] = np.nan
-    return frame.assign(psnr_mean=23.5, images=4800.0)
+    return frame.assign(psnr_full=[22.5, 23.5, 24.5], images=4800.0)
+
+
+def search() -> pd.DataFrame:
+    variants = ["start", "batch 8", "U-Net"]
+    frame = pd.DataFrame(product(("short", "long"), variants), columns=["schedule", "variant"])
+    gain = [0.0, 0.2, -0.5, 0.0, 0.1, -0.4]
+    frame = frame.assign(gain=gain, low=np.array(gain) - 0.05, high=np.array(gain) + 0.05, seconds=600.0)
+    return frame.assign(psnr_full=24 + frame["gain"], images=[22_500] * 3 + [112_500] * 3)
 
 
 def studies() -> Figure:
-    what = ["one cycle − annealing step", "one cycle, averaged weights − annealing step", "clean − noisy"]
-    study = ["recipe", "recipe", "targets"]
-    return training_plots.studies(intervals(study=study, what=what))
+    recipes = ["one cycle − annealing step", "one cycle, averaged weights − annealing step"]
+    fan_in = ["TConv, right fan-in − TConv", "Upsample − TConv", "TConv, right fan-in − Upsample"]
+    study = ["recipe"] * 2 + ["initialisation, L1 and SGD"] * 3 + ["targets"]
+    return training_plots.studies(intervals(study=study, what=[*recipes, *fan_in, "clean − noisy"]))
 
 
-TITLES = {f"{name}\nTConv, MSE, Adam, sharpened": pictures() for name in ("A", "B", "C", "final", "best")}
+def fig1(pair_set: PairSet) -> tuple[Figure, dict[str, Denoiser]]:
+    """Fig. 1 with networks that were not trained."""
+    titles = {name: figures.titled(name, a_run(arch="tconv")) for name in ("baseline", "candidate 1")}
+    titles["our best"] = figures.titled("our best", a_run(tau_sharp=0.0, crops=((0.7, 1.0),)), flips=True)
+    shown = {title: Denoiser(Network(4, "tconv"), name == "our best") for name, title in titles.items()}
+    return figures.examples(shown, pair_set), shown
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "examples": lambda: figures.examples({"noisy": pictures(), **TITLES}, pictures()),
     "image_grid": lambda: figures.image_grid(
         {"noisy": pictures(), "clean": pictures()}, width=figures.COLUMN
     ),
@@ -135,6 +154,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "measures": lambda: training_plots.measures(measures()),
     "studies": studies,
     "budget": lambda: training_plots.budget(budget()),
+    "recipe": lambda: training_plots.recipe(search()),
     "architecture": lambda: diagrams.architecture(48),
     "noise": lambda: diagrams.noise(photograph()),
     "output_layers": lambda: diagrams.output_layers(pictures()[0]),
@@ -155,7 +175,10 @@ def limits(figure: Figure, along: str = "x") -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_each_figure_is_described_fits_its_page_and_names_units(name: str) -> None:
-    figure = FIGURES[name]()
+    _check(FIGURES[name]())
+
+
+def _check(figure: Figure) -> None:
     assert len(figure.get_label()) > 30
     assert figure.get_figwidth() in (figures.COLUMN, figures.PAGE)
     figure.draw_without_rendering()
@@ -164,6 +187,42 @@ def test_each_figure_is_described_fits_its_page_and_names_units(name: str) -> No
     words = [word for axis in figure.axes for word in (axis.get_xlabel(), axis.get_ylabel())]
     quantities = ("PSNR", "effect", "power", "noise", "frequency", "convolution")
     assert all("(" in word for word in words if any(quantity in word for quantity in quantities)), words
+
+
+def test_examples_name_settings_and_show_the_error_of_each(pair_set: PairSet) -> None:
+    figure, shown = fig1(pair_set)
+    _check(figure)
+    columns = len(shown) + 3  # noisy, blurred, clean
+    titles = [" ".join(axis.get_title().split()) for axis in figure.axes[:columns]]
+    assert titles[:2] + titles[-1:] == ["noisy", "Gaussian blur", "clean"]
+    assert titles[2] == "baseline TConv, MSE, Adam, sharpened"
+    assert titles[4] == "our best Upsample, MSE, Adam, crops, four flips"
+    noisy, clean = (pair_set.validation[version].numpy()[:1] for version in ("noisy_1", "clean"))
+    for axis, denoiser in zip(figure.axes[2 * columns + 2 :], shown.values(), strict=False):
+        drawn = axis.images[0].get_array()
+        assert np.allclose(drawn, figures.error_map(denoiser.predict(noisy)[0], clean[0]), atol=1e-3)
+
+
+def test_a_variant_that_is_compared_twice_has_two_rows() -> None:
+    _, axis, _ = studies().axes
+    assert axis.get_title(loc="right") == "initialisation, L1 and SGD\nagainst TConv"
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["TConv, right fan-in", "Upsample", "TConv, right fan-in\nagainst Upsample"]
+
+
+def test_the_best_variant_of_the_search_comes_first() -> None:
+    figure = training_plots.recipe(search())
+    short, long, *_ = figure.axes
+    assert [label.get_text() for label in short.get_yticklabels()] == ["batch 8", "start", "U-Net"]
+    assert (short.get_title(), long.get_title()) == (
+        "short training, 22,500 images",
+        "long training, 112,500 images",
+    )
+    dots = [line for line in short.lines if line.get_marker() == "o"]
+    marked = [point for line in dots for point in line.get_xydata().tolist()]
+    assert [0.2, 0] in marked
+    assert [0.0, 1] not in marked  # the start has no gain over itself
+    assert "short, batch 8: 24.20 dB, 10 min" in figure.get_label()
 
 
 def test_failed_runs_are_crosses_in_the_margin() -> None:
@@ -274,6 +333,7 @@ def test_nothing_to_show_is_said() -> None:
         plots.interactions(plain, published.table1()),
         training_plots.studies(pd.DataFrame(columns=["study", "what", "estimate", "low", "high"])),
         training_plots.training_length(length()[:0]),
+        training_plots.recipe(None),
     ):
         assert figure.texts[0].get_text() == figure.get_label() != ""
 

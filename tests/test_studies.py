@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from conftest import SMOKE
 from scipy import stats
 
+import benchmarks
 from n2nlib.experiments import best, beyond, paper_runs, results
 from n2nlib.experiments.pipeline import Experiment
 from n2nlib.files import UserError, write_json
@@ -35,8 +37,8 @@ CHANGES = {  # what the variants of a study may differ in
     "noise draws": {"resample"},
     "targets": {"target"},
     "targets, as published": {"target"},
-    "initialisation, L1 and sgd": {"arch", "init"},
-    "initialisation, MSE and adam": {"arch", "init"},
+    "initialisation, L1 and SGD": {"arch", "init"},
+    "initialisation, MSE and Adam": {"arch", "init"},
     "image size 32": {"tau_sharp"},
     "image size 64": {"tau_sharp"},
 }
@@ -154,6 +156,60 @@ def test_one_seed_has_no_interval_and_every_study_its_own_first_variant() -> Non
     assert beyond.of_studies(found, "a", "b")["what"].tolist() == ["a: y − x", "a: z − x", "b: x − y"]
 
 
+def _initialisation(library: list[float], fan_in: list[float], upsample: list[float]) -> pd.DataFrame:
+    study = "initialisation, L1 and SGD"
+    values = {beyond.LIBRARY: library, beyond.FAN_IN: fan_in, beyond.UPSAMPLE: upsample}
+    return beyond.study_effects(_table({(study, variant): found for variant, found in values.items()}))
+
+
+def test_initialisation_compares_the_right_fan_in_with_both() -> None:
+    found = _initialisation([20, 21, 22], [21, 21.5, 24], [22, 22, 25]).set_index("what")
+    assert found["estimate"].to_dict() == pytest.approx(
+        {
+            "TConv, right fan-in − TConv": 3.5 / 3,
+            "Upsample − TConv": 2,
+            "TConv, right fan-in − Upsample": -2.5 / 3,
+        }
+    )
+    by_hand = stats.ttest_1samp([-1, -0.5, -1], 0).confidence_interval(0.95)
+    assert tuple(found.iloc[2][["low", "high"]]) == pytest.approx(tuple(by_hand))
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "upsample", "answer"),
+    [
+        ([23.0, 24.0, 25.0], [23.02, 24.01, 25.03], "the initialisation explains"),
+        ([23.0, 24.0, 25.0], [22.0, 24.5, 25.9], "may explain .* no difference is established"),
+        ([21.0, 22.0, 23.0], [23.1, 24.2, 25.3], "does not explain .* same sign"),
+        ([24.0, 25.0, 26.1], [23.1, 24.2, 25.3], "reverses"),
+        ([19.0, 20.0, 21.0], [16.9, 18.0, 18.8], "does not explain .* same sign"),
+        ([23.0, 24.0, 25.0], [19.0, 21.5, 22.0], "no difference of TConv and Upsample is established"),
+        ([23.0], [24.0], "one seed cannot tell"),
+    ],
+)
+def test_what_the_right_fan_in_says_about_tconv(
+    fan_in: list[float], upsample: list[float], answer: str
+) -> None:
+    library = [20.0, 21.0, 22.0][: len(fan_in)]
+    found = _initialisation(library, fan_in, upsample)
+    assert re.fullmatch(f"With L1 and SGD, .*{answer}.*\\.", beyond.initialisation_answer(found))
+    assert beyond.initialisation_answer(found[:0]) == ""
+
+
+def test_the_recorded_search_for_the_recipe_is_read_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks, "RECORDS", tmp_path / "benchmarks" / "records")
+    monkeypatch.setattr(best, "ROOT", tmp_path)
+    benchmarks.RECORDS.mkdir(parents=True)
+    assert best.recipe_search("workstation") is None
+    found = {"variant": ["start"], "schedule": ["short"], "psnr_full": [24.5], "gain": [0.0], "low": [-0.1]}
+    written = pd.DataFrame(found | {"high": [0.1], "images": [22_500], "seconds": [60.5]})
+    benchmarks.write_record(written, "recipe_workstation")
+    pd.testing.assert_frame_equal(best.recipe_search("workstation"), written)
+    assert best.recipe_search("laptop") is None
+
+
 def test_what_another_measure_would_have_chosen() -> None:
     table = pd.DataFrame(
         {"psnr_full": [20, 21, 22, 23.5], "psnr_hvs_m": [1, 2, 4, 3], "ssim": [0.1, 0.2, 0.3, 0.4]}
@@ -230,7 +286,8 @@ def test_the_budget_adds_up(
     assert table["passes"].tolist() == [1, 1, 1, 1, 4, 4]
     assert table["basis"].tolist() == ["two seeds"] * 5 + ["one seed"]
     first = studies.table[studies.table["variant"] == "as published"]
-    assert table["psnr_full"][0] == pytest.approx(first["psnr_full"].mean())
+    for measure in ("psnr_mean", "psnr_full", "psnr_per_image"):
+        assert table[measure][0] == pytest.approx(first[measure].mean()), measure
     assert table["images"].iloc[-1] == trained.finished[0].about["images"]
     read = {result.name for result in beyond.read_models(studies)}
     assert read == {result.name for result in beyond.of_variant(studies, "network", beyond.BEST_NETWORK)}

@@ -189,6 +189,14 @@ def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture) -> 
     progress.finished += 1
     progress.line("a run")
     assert capsys.readouterr().out == "[ 3/12] a run | 25 images/s, 30 s left\n"
+    progress.on_event((0.0, {"images": 750}))
+    progress.line("a run")
+    assert capsys.readouterr().out == "[ 3/12] a run | 100 images/s, done\n"
+
+
+def test_no_speed_is_told_before_any_image_was_seen(capsys: pytest.CaptureFixture) -> None:
+    Progress(12, 2, 1000).line("training")
+    assert capsys.readouterr().out == "[ 2/12] training\n"
 
 
 def test_workers(params: Params) -> None:
@@ -266,6 +274,27 @@ def test_a_repeated_sweep_trains_only_what_is_missing(
     elsewhere = train_all("other", _planned(3), pair_set, params)
     assert [result.folder for result in elsewhere] == [result.folder for result in second[:3]]
     assert list((runs_folder / "other").iterdir()) == []  # an output of DVC, so it must be there
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_runs_that_are_only_measured_again_are_told_apart(
+    pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = train_all("t", _planned(3, epochs=1), pair_set, params)
+    for result in first[:2]:
+        (result.folder / "measured.safetensors").unlink()
+    (first[2].folder / "model.safetensors").write_bytes(b"damaged")
+    capsys.readouterr()
+    train_all("t", _planned(4, epochs=1), pair_set, params)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    images = 2 * params.pairs.train
+    assert f"4 runs, 2 on disk; 2 to train ({images} images), 2 to measure again on 1 process." in heading
+    assert sum("dB measured again" in line for line in lines) == 2
+    (first[0].folder / "measured.safetensors").unlink()
+    train_all("t", _planned(1, epochs=1), pair_set, params)
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading == "t: 1 runs, 1 on disk; 1 to measure again on 1 process."
+    assert "images/s" not in line
 
 
 @pytest.mark.usefixtures("on_cluster")

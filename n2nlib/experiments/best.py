@@ -15,7 +15,7 @@ from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import beyond, effects
 from n2nlib.experiments.paper_runs import clean_twin
 from n2nlib.experiments.results import Experiment
-from n2nlib.files import read_json, write_text
+from n2nlib.files import ROOT, read_json, write_text
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
@@ -137,10 +137,10 @@ def references(
 def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
     """budget.csv: from the report's network to the best model, step by step, on the validation images.
 
-    All steps but the last are short trainings of notebook 07, one for each seed. Columns: model; psnr_mean
-    and psnr_full (dB, means over seeds); the gain over the row above (dB) with its interval (low, high) over
-    images and, from three seeds on, over seeds; basis; passes per prediction; images and seconds of one
-    training.
+    All steps but the last are short trainings of notebook 07, one for each seed. Columns: model; psnr_mean,
+    psnr_full and psnr_per_image (dB, means over seeds); the gain of psnr_full over the row above (dB) with
+    its interval (low, high) over images and, from three seeds on, over seeds; basis; passes per prediction;
+    images and seconds of one training.
     """
     flips = params.best.flips
     steps = [
@@ -160,7 +160,8 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
         mse = np.stack([_errors(result, pairs, with_flips) for result in results])
         subsets = [metrics.subset_psnr(one, params.evaluation, params.seed)[0] for one in mse]
         row = {"model": name, "psnr_mean": np.mean(subsets)}
-        row |= {"psnr_full": np.mean([metrics.psnr_full(one) for one in mse])}
+        for measure in (metrics.psnr_full, metrics.psnr_per_image):
+            row[measure.__name__] = np.mean([measure(one) for one in mse])
         gain = (np.nan,) * 3
         if before is not None:  # the long run has one seed, and is compared with the run of every seed
             found = effects.compare(np.broadcast_to(mse, before.shape), before)
@@ -179,6 +180,16 @@ def _errors(result: Result, pairs: PairSet, flips: bool) -> np.ndarray:
         return result.errors["mse"]
     denoised = denoiser(result, flips).predict(pairs.validation["noisy_1"].numpy())
     return metrics.mse_per_image(denoised, pairs.validation["clean"].numpy())
+
+
+def recipe_search(scale: str) -> pd.DataFrame | None:
+    """The record of `benchmarks.recipe`, which chose the recipe of section `best`; None if there is none.
+
+    One row per variant and schedule ("short", "long"): variant, schedule, psnr_full (dB), its gain over the
+    first variant of the schedule with an interval over images (gain, low, high, dB), images and seconds.
+    """
+    path = ROOT / "benchmarks" / "records" / f"recipe_{scale}.csv"
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.DataFrame:

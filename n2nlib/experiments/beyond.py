@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from n2nlib.experiments import effects
+from n2nlib.experiments.effects import MARGIN
 from n2nlib.experiments.paper_runs import ablation_runs, run_params
 from n2nlib.experiments.results import Experiment
 from n2nlib.metrics import gradient_energy, mse_per_image, psnr_full
@@ -28,12 +29,15 @@ AS_PUBLISHED = {"residual": False, "normalized": False}
 STEPS, ONE_CYCLE, AVERAGED = "annealing step", "one cycle", "averaged weights"
 BEST_NETWORK = "network of the best model"
 PLAIN, SHARPENED = "not sharpened", "sharpened"
-INITIALISED = (("l1", "sgd"), ("mse", "adam"))  # loss and optimiser of the study of initialisation
+INITIALISATION = "initialisation"  # how the names of its studies begin
+INITIALISED = {("l1", "sgd"): "L1 and SGD", ("mse", "adam"): "MSE and Adam"}  # loss and optimiser, in words
+LIBRARY, FAN_IN, UPSAMPLE = "TConv", "TConv, right fan-in", "Upsample"
 INITIALISATIONS = {
-    "TConv": {"arch": "tconv", "init": "library"},
-    "TConv, right fan-in": {"arch": "tconv", "init": "fan_in"},
-    "Upsample": {"arch": "upsample", "init": "library"},
+    LIBRARY: {"arch": "tconv", "init": "library"},
+    FAN_IN: {"arch": "tconv", "init": "fan_in"},
+    UPSAMPLE: {"arch": "upsample", "init": "library"},
 }
+MORE_CONTRASTS = ((FAN_IN, UPSAMPLE),)  # beside those with the first variant of a study
 SIZE = "image size"  # how the names of the studies of image sizes begin
 
 
@@ -117,17 +121,16 @@ def study_runs(params: Params) -> list[Planned]:
 def initialisation_runs(params: Params) -> list[Planned]:
     """Runs of Table I without sharpening and crops, with its seeds, beside TConv with the right fan-in.
 
-    The library takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). So the study
-    tells what of the difference between TConv and Upsample is a matter of its initial weights.
+    The library takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). If TConv with
+    the right fan-in is level with Upsample, then what differs between the two is a matter of initial weights.
     """
     table1 = ablation_runs(params)
     return [
         Planned(
-            {"study": f"initialisation, {loss.upper()} and {optimizer}", "variant": variant}
-            | {"seed": one.row["seed"]},
+            {"study": f"{INITIALISATION}, {words}", "variant": variant, "seed": one.row["seed"]},
             one.run.model_copy(update={"init": change["init"]}),
         )
-        for loss, optimizer in INITIALISED
+        for (loss, optimizer), words in INITIALISED.items()
         for variant, change in INITIALISATIONS.items()
         for one in table1
         if _is(one, SETTING | {"loss": loss, "optimizer": optimizer, "arch": change["arch"]})
@@ -212,17 +215,20 @@ def read_models(studies: Experiment) -> list[Result]:
 def study_effects(table: pd.DataFrame) -> pd.DataFrame:
     """beyond_effects.csv: each variant against the first one of its study, psnr_mean in dB.
 
-    The differences are paired by seed, and the interval is Student's t over seeds: it is NaN for one seed.
+    The study of initialisation also compares TConv with the right fan-in and Upsample. The differences are
+    paired by seed, and the interval is Student's t over seeds: it is NaN for one seed.
     Columns: study, what, estimate, low, high, seeds, basis.
     """
     rows = []
     for study, part in table.groupby("study", sort=False):
         values = part.pivot(index="seed", columns="variant", values="psnr_mean")
         first, *others = dict.fromkeys(part["variant"])
-        for name in others:
-            found = effects.single((values[name] - values[first]).to_numpy())
+        contrasts = [(name, first) for name in others]
+        contrasts += [pair for pair in MORE_CONTRASTS if values.columns.isin(pair).sum() == 2]
+        for name, reference in contrasts:
+            found = effects.single((values[name] - values[reference]).to_numpy())
             interval = {key: getattr(found, key) for key in ("estimate", "low", "high", "seeds", "basis")}
-            rows.append({"study": study, "what": f"{name} − {first}"} | interval)
+            rows.append({"study": study, "what": f"{name} − {reference}"} | interval)
     return pd.DataFrame(rows, columns=["study", "what", "estimate", "low", "high", "seeds", "basis"])
 
 
@@ -230,6 +236,42 @@ def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:
     """The rows of `study_effects` whose study begins with one of `studies`; several are named in `what`."""
     rows = effects[effects["study"].str.startswith(studies)]
     return rows.assign(what=rows["study"] + ": " + rows["what"]) if rows["study"].nunique() > 1 else rows
+
+
+def initialisation_answer(effects: pd.DataFrame) -> str:
+    """Is TConv's difference from Upsample its initialisation? A sentence for each such study.
+
+    `effects` is that of `study_effects`.
+    """
+    rows = effects[effects["study"].str.startswith(INITIALISATION)]
+    return " ".join(
+        f"With {study.removeprefix(f'{INITIALISATION}, ')}, {_explained(part.set_index('what'))}."
+        for study, part in rows.groupby("study", sort=False)
+    )
+
+
+def _explained(contrasts: pd.DataFrame) -> str:
+    before, after = (contrasts.loc[f"{a} − {b}"] for a, b in ((UPSAMPLE, LIBRARY), (FAN_IN, UPSAMPLE)))
+    if pd.isna([before["low"], after["low"]]).any():
+        return "one seed cannot tell if the initialisation explains how TConv differs from Upsample"
+    if before["low"] <= 0 <= before["high"]:
+        return "no difference of TConv and Upsample is established that the initialisation could explain"
+    if max(-after["low"], after["high"]) <= MARGIN:
+        return (
+            "the initialisation explains how TConv differs from Upsample: with the right fan-in it differs "
+            f"by less than {MARGIN} dB"
+        )
+    if after["low"] <= 0 <= after["high"]:
+        return (
+            "the initialisation may explain how TConv differs from Upsample: with the right fan-in no "
+            "difference is established"
+        )
+    if (before["estimate"] > 0) == (after["estimate"] > 0):  # the two subtract in opposite directions
+        return "the right fan-in reverses the difference of TConv and Upsample"
+    return (
+        "the initialisation does not explain how TConv differs from Upsample: with the right fan-in there is "
+        "a difference of the same sign"
+    )
 
 
 def own_size(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,10 +19,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from n2nlib.denoiser import Denoiser
+from n2nlib.experiments import results
+from n2nlib.experiments.results import Experiment
 from n2nlib.files import replacing
 from n2nlib.metrics import mse_per_image, psnr
+from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
-from n2nlib.report import tables
+from n2nlib.report import tables, wording
+from n2nlib.train.identity import RunParams
 
 if TYPE_CHECKING:
     from IPython.display import Image
@@ -146,13 +151,29 @@ def image_grid(
     return described(figure, f"{count} examples side by side: {'; '.join(said)}.")
 
 
-def examples(pictures: Mapping[str, np.ndarray], clean: np.ndarray) -> Figure:
-    """Fig. 1: `pictures` (title -> N x 3 x S x S: noisy, blur, candidates, final, best), then the clean ones.
+def examples(shown: Mapping[str, Denoiser], pairs: PairSet, width: float = PAGE) -> Figure:
+    """Two noisy images, blurred, as each of `shown` denoises them, and clean; then the first one's errors.
 
-    A line break in a title separates the name of a model from its setting. The last row shows the error of
-    the first image.
+    Keys of `shown` are titles, see `titled`. Fig. 1 shows networks of Table I, notebook 07 the final and the
+    best model.
     """
-    return image_grid({**pictures, "clean": clean}, clean, errors=True)
+    pictures, clean = results.pictures(shown, pairs, 2)
+    return image_grid({**pictures, "clean": clean}, clean, width, errors=True)
+
+
+def titled(name: str, run: RunParams, flips: bool = False) -> str:
+    """A title of `examples`: the name of a model, and under it the setting of its run in words."""
+    setting = {"sharpen": run.tau_sharp > 0, "crops": bool(run.crops)}
+    setting |= {"arch": run.arch, "loss": run.loss, "optimizer": run.optimizer}
+    return f"{name}\n{wording.setting(setting)}{', four flips' if flips else ''}"
+
+
+def table1_networks(ablation: Experiment) -> dict[str, Denoiser]:
+    """What Fig. 1 shows of Table I, by title: `results.examples`."""
+    return {
+        titled(name, ablation.planned[row].run): Denoiser.load(ablation.finished[row].model)
+        for name, row in results.examples(ablation.table).items()
+    }
 
 
 def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spectra: pd.DataFrame) -> Figure:

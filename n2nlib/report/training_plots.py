@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
-from n2nlib.experiments.effects import MARGIN, TABLE1
+from n2nlib.experiments.effects import MARGIN, TABLE1, basis
 from n2nlib.report import marks, tables, wording
 from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
@@ -180,14 +180,16 @@ def studies(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return nothing("This scale leaves the studies out.")
     panels = dict(list(frame.groupby("study", sort=False)))
-    figure, axes = _panels(len(panels), 1.02)
+    figure, axes = _panels(len(panels), 1.1)
     for axis, (study, rows) in zip(axes, panels.items(), strict=True):
         variants = rows["what"].str.partition(" − ")
+        first = variants[2].iloc[0]
+        names = variants[0].where(variants[2] == first, variants[0] + "\nagainst " + variants[2])
         marks.band(axis)
-        marks.points(axis, rows.assign(name=variants[0]), variants[0], y="name", color=BLUE)
+        marks.points(axis, rows.assign(name=names), names, y="name", color=BLUE)
+        plt.setp(axis.get_yticklabels(), linespacing=0.9)
         marks.fit(axis, rows)
-        against = " or ".join(filter(None, dict.fromkeys(variants[2])))
-        axis.set_title(f"{study}\nagainst {against}" if against else study, loc="right", linespacing=1)
+        axis.set_title(f"{study}\nagainst {first}" if first else study, loc="right", linespacing=1)
         axis.set_xlabel("")
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
     figure.supxlabel(marks.DIFFERENCE, fontsize="medium")
@@ -199,18 +201,47 @@ def studies(frame: pd.DataFrame) -> Figure:
 def budget(frame: pd.DataFrame) -> Figure:
     """What each step towards the best model gains, and the PSNR that it reaches.
 
-    Columns: model, psnr_mean (dB), gain, low, high (dB; none for the first), basis, images.
+    Columns: model, psnr_full (dB), gain, low, high (dB; none for the first), basis, images.
     """
     gains = frame.assign(estimate=frame["gain"]).dropna(subset="gain")
     figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.3 * len(frame)))
     marks.band(axis)
     marks.points(axis, gains, frame["model"], y="model", color=BLUE)
     marks.fit(axis, gains)
-    marks.beside(axis, [f"{row.psnr_mean:.2f} dB, {row.images:,.0f} images" for row in frame.itertuples()])
+    marks.beside(axis, [f"{row.psnr_full:.2f} dB, {row.images:,.0f} images" for row in frame.itertuples()])
     axis.set_xlabel(f"gain of PSNR over the row above (dB); grey: below {MARGIN} dB")
     marks.legend(figure, gains)
-    said = "; ".join(f"{row.model}: {row.psnr_mean:.2f} dB" for row in frame.itertuples())
+    said = "; ".join(f"{row.model}: {row.psnr_full:.2f} dB" for row in frame.itertuples())
     return described(figure, f"The way to the best model, step by step. {said}.")
+
+
+def recipe(search: pd.DataFrame | None) -> Figure:
+    """The search for the recipe of the best model: a panel for each length of training, best variant first.
+
+    `search` is that of `best.recipe_search`. Its intervals are over images, from one run for each variant.
+    """
+    if search is None:
+        return nothing("This scale has no recorded search for the recipe of its best model.")
+    panels = dict(list(search.assign(estimate=search["gain"]).groupby("schedule", sort=False)))
+    most = max(map(len, panels.values()))
+    size = (PAGE, 0.85 + 0.17 * most)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    figure.get_layout_engine().set(wspace=0.08)
+    said = []
+    for axis, (schedule, rows) in zip(axes[0], panels.items(), strict=True):
+        start = rows["variant"].iloc[0]
+        rows = rows.sort_values("gain", ascending=False).assign(basis=basis(1))
+        names = rows["variant"].tolist()
+        marks.band(axis)
+        marks.points(axis, rows[rows["variant"] != start], names, y="variant", color=BLUE)
+        marks.fit(axis, rows)
+        ends = [f"{row.psnr_full:.2f} dB, {row.seconds / 60:.0f} min" for row in rows.itertuples()]
+        marks.beside(axis, ends)
+        axis.set(title=f"{schedule} training, {rows['images'].max():,.0f} images", xlabel="")
+        said += [f"{schedule}, {name}: {end}" for name, end in zip(names, ends, strict=True)]
+    figure.supxlabel(f"gain of PSNR over the start (dB); grey: below {MARGIN} dB", fontsize="medium")
+    marks.legend(figure, rows)
+    return described(figure, f"The search for the recipe of the best model. {'; '.join(said)}.")
 
 
 def training_length(frame: pd.DataFrame) -> Figure:

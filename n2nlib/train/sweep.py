@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -193,7 +193,10 @@ def client(params: Params, tasks: int) -> Iterator[Client]:
 
 
 class Progress:
-    """One line for each finished run: how many are done, images a second so far, and the time left."""
+    """One line for each finished run: how many are done, images a second so far, and the time left.
+
+    `images` are those of the runs that are trained; runs that are only measured again have none.
+    """
 
     def __init__(self, runs_all: int, runs_found: int, images: int) -> None:
         self.all, self.finished, self.images, self.seen = runs_all, runs_found, images, 0
@@ -203,11 +206,12 @@ class Progress:
         self.seen += event[1]["images"]
 
     def line(self, text: str) -> None:
-        rate = self.seen / max(1e-9, time.monotonic() - self.started)
-        left = (self.images - self.seen) / rate if self.seen else 0
-        left_text = f"{duration(left)} left" if left > 0 else "done"
         count = f"[{self.finished:{len(str(self.all))}}/{self.all}]"
-        print(f"{count} {text} | {rate:.0f} images/s, {left_text}", flush=True)
+        if self.seen:
+            rate = self.seen / max(1e-9, time.monotonic() - self.started)
+            left = (self.images - self.seen) / rate
+            text += f" | {rate:.0f} images/s, {f'{duration(left)} left' if left > 0 else 'done'}"
+        print(f"{count} {text}", flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -254,10 +258,25 @@ def _work(run: RunParams, pairs: PairSet, params: Params) -> int:
     return round(runs.images_of(run, count) * (side / params.pairs.size) ** 2)
 
 
+def _trained(stage: Path, run: RunParams, pairs_hash: str) -> bool:
+    """Is a whole run with its model on disk, so that a run that was not found is only measured again?"""
+    for folder in runs._folders(stage, runs.run_name(run, pairs_hash)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if runs.MODEL in runs._about(folder, run, pairs_hash)["files"]:
+                return True
+    return False
+
+
 def _train_missing(
     stage: Path, missing: dict[str, tuple[RunParams, PairSet]], all_runs: int, params: Params
 ) -> dict[str, Result | None]:
-    images = {name: _work(run, pairs, params) for name, (run, pairs) in missing.items()}
+    again = {name for name, (run, pairs) in missing.items() if _trained(stage, run, pairs.hash)}
+    images = {
+        name: 0 if name in again else _work(run, pairs, params) for name, (run, pairs) in missing.items()
+    }
+    new = len(missing) - len(again)
+    to_do = [f"{new} to train ({sum(images.values()):,} images)"] * bool(new)
+    to_do += [f"{len(again)} to measure again"] * bool(again)
     progress = Progress(all_runs, all_runs - len(missing), sum(images.values()))
     results: dict[str, Result | None] = {}
     failures: dict[str, BaseException] = {}
@@ -266,8 +285,8 @@ def _train_missing(
         processes = "1 process" if len(workers) == 1 else f"{len(workers)} processes"
         at_once = f", {max(workers)} runs at a time in each" if max(workers, default=1) > 1 else ""
         print(
-            f"{stage.name}: {all_runs} runs, {all_runs - len(missing)} on disk; {len(missing)} to train "
-            f"({sum(images.values()):,} images) on {processes}{at_once}.",
+            f"{stage.name}: {all_runs} runs, {all_runs - new} on disk; {', '.join(to_do)} on {processes}"
+            f"{at_once}.",
             flush=True,
         )
         dask_client.subscribe_topic(TOPIC, progress.on_event)
@@ -292,7 +311,7 @@ def _train_missing(
                     progress.finished += 1
                     run, pairs = missing[name]
                     results[name] = runs.find(stage, run, pairs.hash)
-                    progress.line(_outcome(name, results[name], params))
+                    progress.line(_outcome(name, results[name], params, name in again))
                 else:
                     failures[name] = _reason(future, name)
                     progress.line(f"{name}: FAILED: {failures[name]}")
@@ -302,14 +321,13 @@ def _train_missing(
     return results
 
 
-def _outcome(name: str, result: Result | None, params: Params) -> str:
+def _outcome(name: str, result: Result | None, params: Params, again: bool) -> str:
     name = name.rsplit("-", 1)[0]
     if result is None:
         return f"{name}: trained, but not on the disk of this machine"
     state = "DIVERGED, " if result.diverged else ""
-    return (
-        f"{name}: {state}{result.metrics(params)['psnr_mean']:.2f} dB in {duration(result.about['seconds'])}"
-    )
+    took = "measured again" if again else f"in {duration(result.about['seconds'])}"
+    return f"{name}: {state}{result.metrics(params)['psnr_mean']:.2f} dB {took}"
 
 
 def _reason(future: Future, name: str) -> BaseException:
