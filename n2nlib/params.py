@@ -238,6 +238,7 @@ class Best(Section):
     images: Count  # its budget: images of training, rounded to whole epochs
     train: Count  # pairs of its own pair set, of the same photographs
     resample: bool  # new noisy versions in every epoch
+    permute_channels: bool  # of its training pairs, see section pairs
     arch: AnyArch
     width: Annotated[int, Field(ge=2, le=512)]
     loss: AnyLoss

@@ -63,7 +63,7 @@ def test_variants_differ_in_one_thing_and_see_the_same_images(params: Params) ->
 
 
 def test_what_is_not_asked_for_is_not_trained(params: Params) -> None:
-    none = {"averaging": 0.0, "sigma_n": (), "crops": ()}
+    none = {"averaging": 0.0, "sigma_n": (), "crops": (), "epochs": 1}
     fewer = params.model_copy(
         update={
             "beyond": params.beyond.model_copy(update=none),
@@ -71,9 +71,18 @@ def test_what_is_not_asked_for_is_not_trained(params: Params) -> None:
         }
     )
     asked, left = beyond.variants(params), beyond.variants(fewer)
-    assert set(asked) - set(left) == {"crops", "network", "augmentation noise, sigma 25"}
+    gone = {"crops", "network", "augmentation noise, sigma 25", "noise draws"}
+    assert set(asked) - set(left) == gone
     assert list(left["recipe"]) == [beyond.STEPS, beyond.ONE_CYCLE]
     assert not any(one.run.averaging for one in beyond.study_runs(fewer))
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_only_the_pairs_of_the_best_model_have_permuted_channels(params: Params, permuted: bool) -> None:
+    best = params.best.model_copy(update={"permute_channels": permuted})
+    sets = beyond.set_options(params.model_copy(update={"best": best}))
+    chosen = {name for name, one in sets.items() if one.pairs.permute_channels}
+    assert chosen == ({"best"} if permuted else set())
 
 
 def test_crops_that_do_not_divide_the_epochs_are_refused() -> None:

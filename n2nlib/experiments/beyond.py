@@ -92,7 +92,9 @@ def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
         }
     if not course:  # its files hold neither photographs nor clean training images
         targets = {"noisy": {}, "clean": {"target": "clean"}}
-        every["noise draws"] = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
+        if options.epochs > 1:  # in a single epoch nothing is drawn twice
+            draws = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
+            every["noise draws"] = draws
         every["targets"] = targets
         every["targets, as published"] = {name: AS_PUBLISHED | change for name, change in targets.items()}
     return {study: changes for study, changes in every.items() if len(changes) > 1}
@@ -177,7 +179,8 @@ def set_options(params: Params) -> dict[str, Params]:
         size_name(size): small | {"size": size, "resample": False} for size in sizes.pixels
     }
     changes["fresh"] = {"resample": True}
-    changes["best"] = {"train": best.train, "train_crop": "mixed", "resample": best.resample}
+    changes["best"] = {"train": best.train, "train_crop": "mixed"}
+    changes["best"] |= {"resample": best.resample, "permute_channels": best.permute_channels}
     return {
         name: params.model_copy(update={"pairs": pairs.model_copy(update=change)})
         for name, change in changes.items()
