@@ -203,6 +203,28 @@ def test_chance_decides_no_claim_about_pairs(seeds: int, shared: float, run: flo
     assert verdicts([-0.3] * 4 + [0.5] * 12, consistently_better)[REPRODUCED] <= CHANCE
 
 
+@pytest.mark.parametrize("true", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("run", [0.1, 0.35])
+@pytest.mark.parametrize(("seeds", "shared"), SEEDS)
+def test_rules_about_pairs_err_as_rarely_as_they_say(
+    seeds: int, shared: float, run: float, true: float
+) -> None:
+    """The effect is the same in all pairs, or positive in half of them and negative in the others."""
+    matters = true >= effects.MARGIN
+    alike, opposite = (
+        _verdicts(_simulated(pairs, seeds, 0.0, 0.0, shared, run), mixed, consistently_better)
+        for pairs in ([true] * 16, [true] * 8 + [-true] * 8)
+    )
+    for found in (alike[0], opposite[1]):  # neither are the first mixed, nor the second consistently better
+        assert found[REPRODUCED] <= CHANCE
+    if matters:
+        assert alike[1][NOT_REPRODUCED] + alike[1][TOO_SMALL] <= CHANCE
+        assert alike[0][TOO_SMALL] <= CHANCE
+        assert opposite[0][NOT_REPRODUCED] + opposite[0][TOO_SMALL] <= CHANCE
+    else:
+        assert alike[1][REPRODUCED] <= CHANCE
+
+
 @pytest.mark.parametrize("failing", [0, 0.12])
 def test_five_seeds_tell_a_small_effect_from_a_large_one(failing: float) -> None:
     (small,) = _verdicts(_simulated(0.05, 5, failing), better)
@@ -429,6 +451,39 @@ def test_claims_about_candidates_are_measured_on_the_reports_candidates() -> Non
     }
     with_images = MEASURES["candidate_2_ahead"](replace(results, curve_errors=errors))
     assert with_images.estimate == pytest.approx(0.3)
+
+
+def _wavering(excess: float, draw: int, trend: float = 0.05) -> pd.DataFrame:
+    """Curves of candidates 2 and 3 at five seeds whose fluctuation differs by `excess` dB in truth.
+
+    Candidate 3 rises by `trend` dB more an epoch, and both jump after half of the epochs.
+    """
+    rng, epochs = np.random.default_rng(draw), np.arange(1, 41)
+    sizes = {"2": 0.1, "3": 0.1 + excess / (math.sqrt(1.5) * math.sqrt(2 / math.pi))}  # of normal deviations
+    rows = [
+        pd.DataFrame({"epoch": epochs, "psnr_mean": mean + rng.normal(0, size, 40)}).assign(
+            candidate=name, seed=seed, psnr_std=0.1
+        )
+        for name, size in sizes.items()
+        for seed in range(5)
+        for mean in [20 + (0.01 + trend * (name == "3")) * epochs + 0.5 * (epochs > 20)]
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+@pytest.mark.parametrize("excess", [0.0, 0.05, 0.3])
+def test_fluctuation_is_told_from_a_curve_that_still_rises(excess: float) -> None:
+    theirs, measure = claims.the_report(), MEASURES["adam_steadier"]
+    found = [measure(replace(theirs, curves=_wavering(excess, draw))) for draw in range(30)]
+    assert np.mean([effect.estimate for effect in found]) == pytest.approx(excess, abs=0.02)
+    verdicts = Counter(better(effect) for effect in found)
+    if excess < effects.MARGIN:
+        assert verdicts[REPRODUCED] <= 3  # 2.5 % of 30 and three deviations
+    else:
+        assert verdicts[NOT_REPRODUCED] + verdicts[TOO_SMALL] <= 3
+        assert verdicts[REPRODUCED] > 27
+    steep = _wavering(excess, 0, trend=5.0)
+    assert measure(replace(theirs, curves=steep)).estimate == pytest.approx(found[0].estimate)
 
 
 def test_a_run_that_diverged_stays_where_it_ended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import typst
 import yaml
 from conftest import Project
 from pypdf import PdfReader
@@ -57,19 +59,34 @@ def test_every_reference_can_be_found_and_is_cited() -> None:
         name = re.match(r"\w+\{(\w+),", entry)[1]
         assert f"@{name}" in _prose()
         assert "year = " in entry
-        if name != "report":  # a student report, whose repository is the next entry
-            assert re.search(r"^  (doi|isbn|url|pages) = ", entry, re.MULTILINE), name
+        fields = set(re.findall(r"^  (\w+) = ", entry, re.MULTILINE))
+        if name in ("report", "repository"):  # by the same students, who published them at one address
+            assert "url" in fields
+        elif name == "davies":
+            assert {"publisher", "isbn"} <= fields
+        else:
+            assert {"pages"} <= fields
+            assert fields & {"booktitle", "journal"}
+            assert "doi" in fields or name == "hvsm"  # a workshop without DOIs
 
 
 def test_citation_file() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert citation["repository-code"] == PLACEHOLDER
+    assert citation["repository-code"] == citation["url"] == PLACEHOLDER
+    assert {"abstract", "authors", "keywords", "license", "message", "title", "type"} <= set(citation)
     assert str(citation["date-released"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert citation["version"] == project["version"]
     report, noise2noise = citation["references"]
-    assert [author["family-names"] for author in report["authors"]] == ["Cerasi", "Borg", "Feith"]
-    assert noise2noise["doi"] in (ROOT / "reports" / "references.bib").read_text("utf-8")
+    bibliography = (ROOT / "reports" / "references.bib").read_text("utf-8")
+    for one, name in ((report, "report"), (noise2noise, "lehtinen")):
+        entry = bibliography.split(f"{{{name},", 1)[1].split("\n}", 1)[0].replace("{", "").replace("}", "")
+        assert f"title = {one['title']}," in entry
+        authors = [f"{author['family-names']}, {author['given-names']}" for author in one["authors"]]
+        assert f"author = {' and '.join(authors)}," in entry
+        assert f"year = {one['year']}," in entry
+    assert noise2noise["doi"] in bibliography
+    assert f"{noise2noise['start']}--{noise2noise['end']}" in bibliography
 
 
 # What paper.json is made of
@@ -95,7 +112,7 @@ def _differing(params: Params) -> set[str]:
 def test_departures_follow_the_parameters() -> None:
     paper = load_params(ROOT / "params" / "paper.yaml")
     changes = {
-        "pairs": {"source": "ee559", "path": None, "test": 0, "train_crop": "whole", "train": 50_000},
+        "pairs": {"source": "ee559", "path": None, "test": 0, "train": 50_000},
         "training": {"warmup": 0.0, "flips": "batch", "shared_noise": True},
         "ablation": {
             "seeds": [0],
@@ -116,32 +133,30 @@ def test_departures_follow_the_parameters() -> None:
     ):
         over = changes | {section: changes[section] | changed}
         assert len(_differing(load_params(ROOT / "params" / "paper.yaml", over)) - always) == 1
-    assert {"Photographs", "Test pairs", "Warm-up"} < _differing(paper)
+    assert {"Photographs", "Part of a photograph", "Test pairs", "Warm-up"} < _differing(paper)
     rates = {"learning_rates": {"adam": {"l1": 2.5e-4, "mse": 1e-3}}}
     adam = _settings(load_params(ROOT / "params" / "paper.yaml", {"ablation": rates}))
     assert adam["Adam: rate for L1, MSE"] == "*2.5\xa0×\xa010⁻⁴, 10⁻³*"
 
 
-def _longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with params/ alone, and a folder for the Table I of scale paper."""
-    (tmp_path / "params").mkdir()
-    text = (ROOT / "params" / "paper.yaml").read_text("utf-8")
-    (tmp_path / "params" / "paper.yaml").write_text(text, "utf-8")
+@pytest.fixture
+def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The results of scale paper in a checkout with nothing else: a Table I at the published length.
+
+    It is the report's own, as if it were ours, without the columns of the report's evaluation.
+    """
+    shutil.copytree(ROOT / "params", tmp_path / "params")
     for module in ("n2nlib.report.paper_text", "n2nlib.params"):
         monkeypatch.setattr(f"{module}.ROOT", tmp_path)
-    folder = tmp_path / "reports" / "paper" / "03_ablation"
-    folder.mkdir(parents=True)
+    folder = tmp_path / "reports" / "paper"
+    (folder / "03_ablation").mkdir(parents=True)
+    table = published.table1().assign(seed=0, psnr_full=lambda frame: frame["psnr_mean"], run="a")
+    table.to_csv(folder / "03_ablation" / "table1_ablation.csv", index=False)
+    table.assign(epoch=20, images=1_000_000).to_csv(folder / "03_ablation" / "progress.csv", index=False)
     return folder
 
 
-def test_the_published_length_needs_no_second_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
-) -> None:
-    """A Table I without the columns of the report's evaluation: here the report's own, as if it were ours."""
-    folder = _longer(tmp_path, monkeypatch)
-    assert paper_text.published_length(params) is None
-    table = published.table1().assign(seed=0, psnr_full=lambda frame: frame["psnr_mean"], run="a")
-    table.to_csv(folder / "table1_ablation.csv", index=False)
+def test_the_published_length_needs_no_second_evaluation(longer: Path, params: Params) -> None:
     found = paper_text.published_length(params)
     verdicts = found.set_index("claim")["verdict"]
     assert verdicts["sharpening_better"] == "reproduced"
@@ -152,25 +167,45 @@ def test_the_published_length_needs_no_second_evaluation(
     assert len(head) == rows.shape[1]
 
 
-def test_the_claims_of_scale_paper_are_preferred_to_its_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
-) -> None:
-    folder = _longer(tmp_path, monkeypatch).parent / "06_discussion"
-    folder.mkdir()
-    pd.DataFrame({"claim": ["adam_faster"], "verdict": ["reproduced"]}).to_csv(
-        folder / "claims.csv", index=False
-    )
+def test_the_claims_of_scale_paper_are_preferred_to_its_table(longer: Path, params: Params) -> None:
+    (longer / "06_discussion").mkdir()
+    found = pd.DataFrame({"claim": ["adam_faster"], "verdict": ["reproduced"]})
+    found.to_csv(longer / "06_discussion" / "claims.csv", index=False)
     assert paper_text.published_length(params)["verdict"].tolist() == ["reproduced"]
 
 
-def test_a_shorter_training_is_not_called_the_published_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
-) -> None:
-    folder = _longer(tmp_path, monkeypatch)
-    published.table1().assign(seed=0, run="a").to_csv(folder / "table1_ablation.csv", index=False)
-    path = tmp_path / "params" / "paper.yaml"
-    path.write_text(path.read_text("utf-8").replace("train: 50000", "train: 40000"), "utf-8")
+def test_a_shorter_training_is_not_called_the_published_length(longer: Path, params: Params) -> None:
+    path = longer / "03_ablation" / "progress.csv"
+    table = pd.read_csv(path)
+    table.loc[3, "images"] = 999_999  # what trained counts, not what params/paper.yaml says by now
+    table.to_csv(path, index=False)
     assert paper_text.published_length(params) is None
+    path.unlink()
+    assert paper_text.published_length(params) is None
+
+
+def test_settings_at_the_published_length_are_those_that_trained(longer: Path, params: Params) -> None:
+    def column() -> dict[str, str] | None:
+        frame, head = paper_tables.beside_the_report(params, longer=True)
+        assert len(head) == frame.shape[1]
+        return frame.set_index("setting")["longer"].to_dict() if "longer" in frame else None
+
+    assert column() is None  # there is no provenance
+    provenance = longer / "03_ablation" / "provenance.json"
+    provenance.write_text('{"scale": "paper"}')
+    assert column() is None
+    used = load_params(ROOT / "params" / "paper.yaml").used(["pairs", "model", "training", "ablation"])
+    used["training"]["batch_size"] = 77
+    used["ablation"]["seeds"] = [0]
+    provenance.write_text(json.dumps({"parameters": used}))
+    found = column()
+    assert (found["Batch"], found["Seeds, Table I"], found["Channels"]) == ("*77*", "1", "48")
+    untrained = {name for name, cell in found.items() if cell == "not trained"}
+    assert untrained == {name for name in found if re.search("Fig. 2|Table III|final model", name)}
+    (longer / "04_candidate_curves").mkdir()
+    assert column()["Epochs, Fig. 2"] == "*200*"
+    provenance.write_text(json.dumps({"parameters": {"training": {"unknown": 1}}}))
+    assert column() is None
 
 
 @pytest.fixture
@@ -261,7 +296,11 @@ def test_the_paper_has_its_parts_in_order(project: Project) -> None:
     pages, paper = _pages(project), _paper(project)
     assert 5 <= len(pages) <= 8
     text = " ".join(pages)
-    about = paper["about"]
+    about, citation = paper["about"], yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (about["title"], about["version"]) == (citation["title"], citation["version"])
+    assert about["authors"] == [
+        one.get("name") or f"{one['given-names']} {one['family-names']}" for one in citation["authors"]
+    ]
     front = [about["title"], *about["authors"], "Abstract.", "1 Introduction", "2 Related work", "3 Method"]
     later = ["Limitations", "Reproducibility", "References"]
     places = [text.index(part) for part in front] + [text.rindex(part) for part in later]
@@ -271,7 +310,8 @@ def test_the_paper_has_its_parts_in_order(project: Project) -> None:
     assert about["machines"] in text
     assert f"We train {about['runs']} networks" in pages[0]
     assert int(about["runs"]) == len({name.split("/")[1] for name in project.stored_runs()})
-    for kind, count in (("Figure", len(paper["figures"])), ("Table", len(paper["tables"]))):
+    hidden = paper["facts"]["failed"] == "0"  # then there is nothing to see in the figure of failures
+    for kind, count in (("Figure", len(paper["figures"]) - hidden), ("Table", len(paper["tables"]))):
         captions = [
             next(page for page, said in enumerate(pages) if re.search(rf"{kind} {number}: ", said))
             for number in range(1, count + 1)
@@ -338,6 +378,83 @@ def test_sentences_follow_the_verdicts(project: Project) -> None:
     finding = "The report’s main result is a matter of how networks were evaluated."
     assert finding in text("too small to matter", "reproduced")
     assert not any(finding in said for said in texts.values())
+
+
+def _variant(project: Project, folder: Path, **changes: object) -> str:
+    """The text of the paper with other facts than those of scale smoke; words that were divided are whole."""
+    paper = _paper(project)
+    paper["facts"] |= changes
+    source = project.folder / "reports" / "variant" / "paper.json"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(json.dumps(paper), "utf-8")
+    typst.compile(
+        str(project.folder / "reports" / "paper.typ"),
+        output=str(folder / "paper.pdf"),
+        root=str(project.folder),
+        sys_inputs={"scale": "variant"},
+    )
+    text = " ".join(page.extract_text() for page in PdfReader(folder / "paper.pdf").pages)
+    return " ".join(text.replace("-\n", "").split())
+
+
+def test_the_training_is_called_published_as_far_as_it_is(project: Project, tmp_path: Path) -> None:
+    sentences = {
+        (False, False): "The training is shorter than the report’s",
+        (True, False): "The training is as long as the report’s, but the photographs are others",
+        (True, True): "The images and the length of training are the report’s",
+    }
+    for (training, images), sentence in sentences.items():
+        text = _variant(project, tmp_path, published_training=training, published_images=images)
+        assert [said for said in sentences.values() if said in text] == [sentence]
+        assert "published experiment" not in text  # batch, rates and crops differ in any case
+
+
+def test_without_test_images_the_paper_says_what_its_numbers_are_read_on(
+    project: Project, tmp_path: Path
+) -> None:
+    sentences = (
+        "There are no test images, so every number in this paper is read on the validation images",
+        "validation images, on which settings were chosen, the final network reaches",
+        "There is no test set, so all numbers are read on these images",
+    )
+    without = _variant(project, tmp_path, test=False, split="validation")
+    assert [said for said in sentences if said in without] == list(sentences)
+    assert "test images are used" not in without
+    assert not any(said in _variant(project, tmp_path, test=True) for said in sentences)
+
+
+def test_no_rate_of_wrong_verdicts_is_claimed_below_three_seeds(project: Project, tmp_path: Path) -> None:
+    rated = _variant(project, tmp_path, rated=7, chance_errors="0.2")
+    assert "of the 7 verdicts that rest on so many, we expect at most 0.2 to be wrong" in rated
+    assert "we cannot say how many of them are wrong by chance" in _variant(project, tmp_path, rated=0)
+
+
+READ = """
+import json, sys
+opened = set()
+sys.addaudithook(lambda event, given: opened.add(str(given[0])) if event == "open" else None)
+from n2nlib.params import load_params
+from n2nlib.report import typeset
+figures = typeset.contents(load_params())["figures"].values()
+print(json.dumps(sorted(opened | {typeset.ROOT.as_posix() + one["path"] for one in figures})))
+"""
+
+
+def test_the_stage_depends_on_every_file_that_is_read(project: Project) -> None:
+    opened = json.loads(project.succeed(sys.executable, "-c", READ).splitlines()[-1])
+    inside = {Path(path) for path in opened if path.startswith(f"{project.folder}/")}
+    read = {
+        path.relative_to(project.folder).as_posix() for path in inside if path.suffix not in (".py", ".pyc")
+    }
+    read = {
+        path for path in read if not path.startswith((".git/", "data/runs/"))
+    }  # runs are named in results
+    assert {"reports/smoke/06_discussion/claims.csv", "reports/smoke/07_beyond/studies.svg"} <= read
+    stage = yaml.safe_load((project.folder / "dvc.yaml").read_text("utf-8"))["stages"]["paper"]
+    deps = [path.replace("${scale}", "smoke") for path in stage["deps"]]
+    assert {"reports/paper.typ", "reports/references.bib"} <= set(deps)  # typst reads them
+    read -= {"params.yaml"}  # its sections are the params of the stage
+    assert [path for path in sorted(read) if not path.startswith(tuple(deps))] == []
 
 
 def test_a_changed_number_changes_the_text(project: Project) -> None:

@@ -77,6 +77,24 @@ def test_verdicts_are_counted_in_one_order() -> None:
     assert wording.verdict_counts(table) == "2 reproduced, 1 inconclusive, 1 not tested"
 
 
+def test_without_a_test_set_numbers_are_said_to_be_read_where_choices_were_made() -> None:
+    assert "on which the settings were chosen" in wording.sets_sentence(test=False)
+    assert "on which the settings were chosen" not in wording.sets_sentence(test=True)
+    differences = pd.DataFrame([_effect(TRAINED, "loss", 0.3, 0.1)])
+    on_test = wording.reference_sentence(_references(), differences)
+    assert on_test.startswith("On the test images the best model is ahead with 24.70 dB.")
+    on_validation = wording.reference_sentence(_references().assign(split="validation"), differences)
+    assert on_validation.endswith(wording.NO_TEST)
+    assert wording.NO_TEST not in on_test
+
+
+def test_verdicts_on_one_seed_have_no_rate_of_errors() -> None:
+    row = {"claim": "adam_better", "verdict": "reproduced", "verdict_report_evaluation": None}
+    weighed = pd.DataFrame([row])
+    assert "at most 0.3 of these verdicts wrong" in wording.claims_sentence(weighed, {}, 0.3)
+    assert "how many are wrong by chance is not known" in wording.claims_sentence(weighed, {}, 0.0)
+
+
 def test_an_interval_that_is_missing_is_no_verdict() -> None:
     row = _effect(TRAINED, "loss", 0.3, float("nan"))
     assert wording.outcome(row) == "open"

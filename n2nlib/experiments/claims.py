@@ -29,8 +29,8 @@ INCONCLUSIVE, NOT_TESTED = "inconclusive", "not tested"
 HIGHEST_RATE = 0.001  # of section III-B: the report's networks do not converge above it
 NETWORK = {"loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False, "arch": "tconv"}
 CANDIDATES = ("1", "2", "3")  # of the report, which are trained for the same number of epochs
-EARLY, LATE, LATER = "first quarter", "second half", "last three quarters"  # of the epochs of Fig. 2
-SHARES = {EARLY: (0, 0.25), LATE: (0.5, 1), LATER: (0.25, 1)}
+EARLY, SECOND, LATE = "first quarter", "second quarter", "second half"  # of the epochs of Fig. 2
+SHARES = {EARLY: (0, 0.25), SECOND: (0.25, 0.5), LATE: (0.5, 1)}
 SPREADS = {AS_TRAINED: "psnr_std", AS_REPORT: "report_std"}
 ERRORS = {AS_TRAINED: "mse", AS_REPORT: "mse_report"}
 SEARCHED = ["batch_size", "loss", "arch", "sharpen", "crops", "learning_rate"]  # settings of a rate search
@@ -275,12 +275,31 @@ def _candidates(a: str, b: str, when: str) -> Measure:
     return Measure(f"{_CURVES}, {when} of the epochs, candidate {a} minus candidate {b}", effect)
 
 
-@partial(Measure, f"{_CURVES}, mean change from epoch to epoch, {LATER}, candidate 3 minus candidate 2")
+@partial(
+    Measure,
+    f"{_CURVES}, mean distance of an epoch from the line through its neighbours, in the {SECOND} and the "
+    f"{LATE}, candidate 3 minus candidate 2",
+)
 def _steadier(results: Results) -> Effect | None:
-    later = [_curve(name, LATER, results).groupby("seed")[results.value] for name in ("3", "2")]
-    changes = [psnr.agg(lambda values: values.diff().abs().mean()) for psnr in later]
-    found = (changes[0] - changes[1]).dropna()
+    """A curve that rises or falls steadily has no such distance, so its trend is not called fluctuation.
+
+    The annealing step after half of the epochs bends a curve, so no distance is taken across it.
+    """
+    found = (_fluctuation("3", results) - _fluctuation("2", results)).dropna()
     return effects.single(found.to_numpy()) if len(found) else None
+
+
+def _fluctuation(candidate: str, results: Results) -> pd.Series:
+    """The mean distance of `_steadier` by seed, dB; NaN if no part of the curve has three epochs."""
+    parts = [_curve(candidate, when, results).assign(part=when) for when in (SECOND, LATE)]
+    curve = pd.concat(parts, ignore_index=True)
+    distances = curve.groupby(["seed", "part"])[results.value].transform(_bend).abs()
+    return distances.groupby(curve["seed"]).mean()
+
+
+def _bend(psnr: pd.Series) -> pd.Series:
+    """Each value minus the mean of its two neighbours; NaN at both ends."""
+    return psnr - (psnr.shift(1) + psnr.shift(-1)) / 2
 
 
 @partial(

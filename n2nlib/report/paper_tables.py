@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from n2nlib.experiments import published
+from n2nlib.experiments import authors, published
 from n2nlib.experiments.best import PHOTOGRAPHS
 from n2nlib.experiments.beyond import crops_name
 from n2nlib.experiments.claims import NOT_TESTED
@@ -14,10 +14,19 @@ from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
-from n2nlib.report.paper_text import APRIL_27, MAY_11, NBSP, change, claims_in_words, evaluated_networks
+from n2nlib.report.paper_text import (
+    APRIL_27,
+    MAY_11,
+    NBSP,
+    change,
+    claims_in_words,
+    longest_scale,
+    trained_with,
+)
 from n2nlib.report.wording import REPORT, TRAINED
 
 BOLD = "*{}*".format
+ROWS = {"04_candidate_curves": "Fig. 2", "05_fine_tuning": "Table III|final model"}  # of `settings`
 
 
 def all_tables(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) -> dict[str, dict]:
@@ -28,7 +37,7 @@ def all_tables(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | Non
     )
     gains = [change(row.gain, row.low, row.high, unit="") for row in budget.itertuples()]
     found = {
-        "settings": (settings(params), ["", "the report", "here"]),
+        "settings": beside_the_report(params, longer is not None),
         "ablation": ablation(params),
         "authors": _authors(params),
         "agreement": (
@@ -80,6 +89,19 @@ def _across(frame: pd.DataFrame, rows: list[str], columns: str, values: list[str
     return pd.concat(parts, axis=1).reset_index() if parts else frame
 
 
+def beside_the_report(params: Params, longer: bool) -> tuple[pd.DataFrame, list[str]]:
+    """`settings`; with `longer` also what trained the results of scale paper, as far as that is recorded."""
+    frame, head = settings(params), ["", "the report", f"here (scale {params.scale})"]
+    there = trained_with(longest_scale()) if longer else None
+    if there:
+        frame["longer"] = settings(there)["ours"]
+        for notebook, names in ROWS.items():
+            if not (there.reports / notebook).is_dir():
+                frame.loc[frame["setting"].str.contains(names), "longer"] = "not trained"
+        head.append(f"published length (scale {there.scale})")
+    return frame, head
+
+
 def settings(params: Params) -> pd.DataFrame:
     """Our settings beside the report's, ours in bold where they differ: setting, report, ours.
 
@@ -87,10 +109,12 @@ def settings(params: Params) -> pd.DataFrame:
     """
     pairs, training, ablation, tuning = params.pairs, params.training, params.ablation, params.fine_tuning
     adam, sgd = ablation.learning_rates.adam, ablation.learning_rates.sgd
+    part = {"whole": "whole", "square": "a random square", "mixed": "whole once, then random squares"}
     flips = {"image": "drawn for each image", "batch": "drawn once a batch", "none": "none"}
     shared, bfloat16 = "shared by input and target", training.precision == "bfloat16"
     rows = [
         ("Photographs", PHOTOGRAPHS["ee559"], PHOTOGRAPHS[pairs.source]),
+        ("Part of a photograph", "whole", "whole" if pairs.source == "ee559" else part[pairs.train_crop]),
         ("Training pairs", f"{published.PAIRS:,}", f"{pairs.train:,}"),
         ("Validation pairs", "1,000", f"{pairs.validation:,}"),
         ("Test pairs", "none", f"{pairs.test:,}" if pairs.test else "none"),
@@ -150,7 +174,7 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
     keys, two = ["arch", "loss", "optimizer", "crops"], ["as trained", "sharpened"]
     ours = tables.load("03_ablation/table1_ablation", params)
     ours = ours.groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
-    found = evaluated_networks().merge(ours, "left", ABLATION)
+    found = authors.published_networks().merge(ours, "left", ABLATION)
     found = found[~found["sharpen"]].sort_values(keys)
     head = [
         *_each([""], ["Upsampling", "Loss", "Optim.", "Crops"]),

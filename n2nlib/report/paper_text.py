@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from n2nlib.experiments import best, claims, effects, published
+from n2nlib.experiments import authors, best, beyond, claims, effects, published
 from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_SEEDS, MARGIN
 from n2nlib.experiments.paper_runs import ABLATION
@@ -37,20 +37,44 @@ def change(estimate: float, low: float = np.nan, high: float = np.nan, unit: str
     return text if pd.isna(low) else f"{text} [{wording.signed(low)},{NBSP}{wording.signed(high)}]"
 
 
-def published_length(params: Params) -> pd.DataFrame | None:
-    """The claims at the published length of training, which is that of scale paper.
+def longest_scale() -> Params:
+    """Scale paper, which trains as long as the report did."""
+    return load_params(ROOT / "params" / "paper.yaml")
 
-    None at scale paper, and if it has no Table I or trains for less long. If Table I is its only result,
-    other claims are not tested.
+
+def published_length(params: Params) -> pd.DataFrame | None:
+    """The claims at the published length of training, which the committed Table I of scale paper has.
+
+    None at scale paper, if there is no such table, and if one of its runs saw fewer images than the report's
+    networks. If it is the only result of scale paper, all other claims are not tested.
     """
-    longer = load_params(ROOT / "params" / "paper.yaml")
-    if params.scale == longer.scale or not published.is_published_training(longer):
+    longer = longest_scale()
+    if params.scale == longer.scale:
         return None
     with suppress(UserError):
-        return tables.load("06_discussion/claims", longer)
-    with suppress(UserError):
-        table1 = tables.load("03_ablation/table1_ablation", longer)
+        names = ("table1_ablation", "progress")
+        table1, progress = (tables.load(f"03_ablation/{name}", longer) for name in names)
+        seen = progress.groupby([*ABLATION, "seed"])["images"].max()
+        if seen.min() < published.PAIRS * published.EPOCHS["ablation"]:
+            return None
+        with suppress(UserError):
+            return tables.load("06_discussion/claims", longer)
         return claims.weigh(claims.Results(table1, table1.head(0)), claims.the_report())
+    return None
+
+
+def trained_with(params: Params) -> Params | None:
+    """The parameters behind the committed results of a scale, from their provenance.
+
+    They may differ from those that the scale has by now. None if the provenance holds no parameters, or
+    parameters that this version does not know.
+    """
+    used: dict[str, Any] = {}
+    for notebook in ("05_fine_tuning", "04_candidate_curves", "03_ablation"):
+        path = params.reports / notebook / "provenance.json"
+        used |= read_json(path).get("parameters", {}) if path.is_file() else {}
+    with suppress(UserError):
+        return load_params(ROOT / "params" / f"{params.scale}.yaml", used) if used else None
     return None
 
 
@@ -72,6 +96,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "said": {factor: text.replace(" ", NBSP) for factor, text in SAID.items()},
         "source": params.pairs.source,
         "photographs_of": best.PHOTOGRAPHS[params.pairs.source],
+        "counts": {split: f"{count:,}" for split, count in card["counts"].items()},
         "photographs": {split: f"{count:,}" for split, count in card["photographs"].items()},
         "test": params.pairs.test > 0,
         "size": params.pairs.size,
@@ -86,7 +111,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "peak": f"{PEAK:g}",
         "images": f"{params.ablation.epochs * params.pairs.train:,}",
         "published_training": published.is_published_training(params),
-        "published_experiment": published.is_published_experiment(params),
+        "published_images": published.is_published_experiment(params),
         "repeats": params.evaluation.repeats,
         "subset": f"{max(1, card['counts']['validation'] // 2):,}",
         "seeds": seeds,
@@ -105,8 +130,10 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "best_images": f"{long_run['images']:,}",
         "claims": len(weighed),
         "verdicts": wording.verdict_counts(weighed),
+        "rated": int((weighed["basis"] == effects.basis(FEWEST_SEEDS)).sum()),
         "chance_errors": f"{claims.chance_errors(weighed):.1f}",
         "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
+        "initialisation": beyond.initialisation_answer(tables.load("07_beyond/beyond_effects", params)),
         "own_tested": len(own),
         "own_not_carried": sum(verdict != REPRODUCED for verdict in own.values()),
         "longer": None if longer is None else _longer(weighed, longer),
@@ -135,20 +162,9 @@ def _ablation(params: Params, noisy: float) -> dict[str, Any]:
     }
 
 
-def evaluated_networks() -> pd.DataFrame:
-    """The networks behind the report's Table I: a row for each setting, PSNR in dB.
-
-    Evaluated by their authors (psnr_2022_..), printed in the report (printed), and evaluated by us as trained
-    and as the report evaluated (psnr_full, report_full; NaN: weights not published).
-    """
-    found = published.authors_evaluations().merge(published.authors_networks(), "left", [*ABLATION, "epochs"])
-    printed = published.table1().rename(columns={"psnr_mean": "printed"}).drop(columns="psnr_std")
-    return found[found["epochs"] == published.EPOCHS["ablation"]].merge(printed, "left", ABLATION)
-
-
 def _authors() -> dict[str, Any]:
     """What the authors' own evaluations say about sharpening, with one network as an example."""
-    networks = evaluated_networks()
+    networks = authors.published_networks()
     tconv = networks[networks["arch"] == "tconv"]
     april, may = (effects.effect(tconv, "sharpen", True, False, key) for key in (APRIL_20, MAY_11))
     example = tconv.set_index(ABLATION).loc[("l1", "adam", False, False, "tconv")]
@@ -173,6 +189,7 @@ def _longer(weighed: pd.DataFrame, longer: pd.DataFrame) -> dict[str, Any]:
         "tested": len(longer),
         "both": len(both),
         "same": int((both["verdict_x"] == both["verdict_y"]).sum()),
+        "recorded": trained_with(longest_scale()) is not None,
         "one_seed": bool((longer["basis"] == effects.basis(1)).any()),
     }
 
@@ -225,13 +242,18 @@ def _effect(row: Any) -> str:
 
 
 def studies(params: Params) -> dict[str, str]:
-    """Study -> the differences of its variants to the first one. Studies "name, place" stand together."""
+    """Study -> the differences of its variants, against its first one unless another is named.
+
+    Studies "name, place" stand together.
+    """
     table = tables.load("07_beyond/beyond_effects", params)
     found: dict[str, list[str]] = {}
-    for row in table.itertuples():
-        name, *place = row.study.split(", ", 1)
-        variant = ", ".join([row.what.split(" − ")[0], *place]).replace("sgd", "SGD").replace("adam", "Adam")
-        found.setdefault(name, []).append(f"{_effect(row)} ({variant})")
+    for study, rows in table.groupby("study", sort=False):
+        name, *place = study.split(", ", 1)
+        _, first = rows["what"].iloc[0].split(" − ")
+        for row in rows.itertuples():
+            variant = ", ".join([row.what.removesuffix(f" − {first}"), *place])
+            found.setdefault(name, []).append(f"{_effect(row)} ({variant})")
     return {name: "; ".join(words) for name, words in found.items()}
 
 

@@ -244,6 +244,10 @@ def study_sentence(found: pd.DataFrame) -> str:
     return f"**{' '.join(parts)}**"
 
 
+NO_TEST = (
+    "There is no test set: all numbers are read on the validation images, on which the settings were chosen, "
+    "so those of chosen settings are higher than they would be on other images."
+)
 COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, in words
     "adam_better": "Adam instead of SGD:",
     "mse_consistent": "MSE instead of L1:",
@@ -354,7 +358,9 @@ def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: f
     lost = [_claim(name) for name, verdict in carried.items() if verdict != claims.REPRODUCED]
     sentences = [
         f"Of {len(weighed)} claims: {verdict_counts(weighed)}.",
-        f"On average chance makes at most {errors:.1f} of these verdicts wrong.",
+        f"On average chance makes at most {errors:.1f} of these verdicts wrong."
+        if errors
+        else "No verdict rests on three seeds or more, so how many are wrong by chance is not known.",
         f"Evaluated as the report did, {len(changed)} verdicts differ: {', '.join(changed)}."
         if changed
         else "",
@@ -368,6 +374,17 @@ def _claim(name: str) -> str:
     return name.replace("_", " ")
 
 
+def sets_sentence(test: bool) -> str:
+    """What the sets of images are for, and what it means if there is no test set."""
+    opening = "Networks are trained on the training images. Every choice is made on the validation images."
+    if not test:
+        return f"{opening} {NO_TEST}"
+    return (
+        f"{opening} The test images are used once, for the headline numbers, and nothing is chosen on them. "
+        "No photograph is in two sets."
+    )
+
+
 def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> str:
     """What the models reach on the images of references.csv, and their differences with intervals."""
     split = references["split"].iloc[0]
@@ -377,7 +394,8 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
         f"{row.what}: {signed(row.estimate)} dB {interval(row._asdict())} ({over(row._asdict())})"
         for row in differences.itertuples()
     ]
-    return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}."
+    unseen = "" if split == "test" else f" {NO_TEST}"
+    return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}.{unseen}"
 
 
 def failure_sentence(failures: pd.DataFrame) -> str:
