@@ -413,7 +413,7 @@ def test_without_test_images_the_paper_says_what_its_numbers_are_read_on(
     project: Project, tmp_path: Path
 ) -> None:
     sentences = (
-        "There are no test images, so every number in this paper is read on the validation images",
+        "There are no test images, so every number",  # a column ends behind it
         "validation images, on which settings were chosen, the final network reaches",
         "There is no test set, so all numbers are read on these images",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -97,6 +97,13 @@ def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFram
     )
 
 
+def metrics_of_best(evaluations: pd.DataFrame, params: Params) -> dict[str, float]:
+    """The metrics of the best model, with flips if `best.flips` asks for them, from `evaluations`."""
+    passes = 4 if params.best.flips else 1
+    rows = evaluations[(evaluations["model"] == BEST) & (evaluations["passes"] == passes)]
+    return rows.iloc[0].drop(["model", "passes"]).to_dict()
+
+
 def references(
     pairs: PairSet, models: Mapping[str, Sequence[Denoiser]], classical: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -105,9 +112,9 @@ def references(
     `models` maps names to denoisers, one for each seed; the twin of a model is named `TWIN.format(name)`. The
     table has the columns split, seeds and those of baselines.csv, which are means over seeds. The differences
     compare each model with `classical`, the classical method that is the best one on validation, and with its
-    twin: what, photographs, and the fields of `effects.Effect` (dB). The intervals are over images and, from
-    three seeds on, over seeds. There are none for images of fewer than `FEWEST_PHOTOGRAPHS` photographs,
-    because images of one photograph are not independent.
+    twin: what, photographs, estimate, low, high (dB), seeds and basis. The intervals are over images and,
+    from three seeds on, over seeds. There are none for images of fewer than `FEWEST_PHOTOGRAPHS`
+    photographs, because images of one photograph are not independent.
     """
     split = "test" if pairs.test else "validation"
     noisy, clean = (getattr(pairs, split)[version].numpy() for version in ("noisy_1", "clean"))
@@ -130,7 +137,8 @@ def references(
             if photographs < FEWEST_PHOTOGRAPHS:
                 effect = replace(effect, low=np.nan, high=np.nan)
             about = {"what": f"{name} − {reference}", "photographs": photographs}
-            compared.append(about | asdict(effect))
+            fields = ("estimate", "low", "high", "seeds", "basis")
+            compared.append(about | {name: getattr(effect, name) for name in fields})
     return pd.DataFrame(rows), pd.DataFrame(compared)
 
 

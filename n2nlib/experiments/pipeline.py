@@ -72,18 +72,23 @@ class Chain:
         return self._experiment("fine_tuning", paper_runs.fine_tuning_runs(self.params, self.choice))
 
     @cached_property
+    def finals(self) -> tuple[Experiment, Experiment]:
+        """The final model and its twin, which train side by side."""
+        planned = paper_runs.final_runs(self.params, self.choice, self.fine_tuning.table)
+        twins = [paper_runs.clean_twin(one) for one in planned if "clean" in self.pairs.train]
+        both = self._experiment("fine_tuning", [*planned, *twins])
+        parts = slice(len(planned)), slice(len(planned), None)
+        return tuple(Experiment(both.planned[part], both.finished[part], both.table[part]) for part in parts)
+
+    @property
     def final(self) -> Experiment:
         """The final model, one run for each seed; the first one's network is kept as the final model."""
-        planned = paper_runs.final_runs(self.params, self.choice, self.fine_tuning.table)
-        return self._experiment("fine_tuning", planned)
+        return self.finals[0]
 
-    @cached_property
+    @property
     def twin(self) -> Experiment:
         """The final model trained on clean targets, with every seed; no run if there are none."""
-        return self._experiment("beyond", self._twins())
-
-    def _twins(self) -> list[Planned]:
-        return [paper_runs.clean_twin(one) for one in self.final.planned if "clean" in self.pairs.train]
+        return self.finals[1]
 
     @cached_property
     def sets(self) -> dict[str, PairSet]:
@@ -103,7 +108,7 @@ class Chain:
     @cached_property
     def beyond(self) -> Experiment:
         """All runs of notebook 07 in one sweep, so that the long ones train beside the short ones."""
-        planned = [*best.best_runs(self.params), *self._twins(), *beyond.study_runs(self.params)]
+        planned = [*best.best_runs(self.params), *beyond.study_runs(self.params)]
         return self._experiment("beyond", planned, self.sets)
 
     def models(self) -> dict[str, list[Denoiser]]:
@@ -129,7 +134,7 @@ def train_everything(params: Params, slim: bool = False) -> list[Result]:
     with client(params, default_workers(params)) as cluster:
         sweep = params.sweep.model_copy(update={"scheduler": cluster.scheduler.address})
         chain = Chain(params.model_copy(update={"sweep": sweep}))
-        experiments = [chain.ablation, chain.curves, chain.fine_tuning, chain.final, chain.beyond]
+        experiments = [chain.ablation, chain.curves, chain.fine_tuning, *chain.finals, chain.beyond]
     finished = {result.folder: result for one in experiments for result in one.finished}
     if slim:
         kept = [chain.ablation.finished[row] for row in results.examples(chain.ablation.table).values()]

@@ -26,8 +26,7 @@ TRAINED_BY = {
     "ablation": "03_ablation",
     "curves": "04_candidate_curves",
     "fine_tuning": "05_fine_tuning",
-    "final": "05_fine_tuning",
-    "twin": "07_beyond",
+    "finals": "05_fine_tuning",
     "studies": "07_beyond",
     "best": "07_beyond",
 }
