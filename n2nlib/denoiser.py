@@ -21,6 +21,7 @@ from n2nlib.pairs.photos import UNREADABLE, Photo
 from n2nlib.train.network import DEPTH, Network, load_network
 
 REACH = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
+SMALL_IMAGES = 2**15  # pixels of the small images that pass together; more of them would not stay in the cache
 # Package data, also in an installed wheel; `report.readme.bundle_model` puts it there.
 BUNDLED = Path(__file__).with_name("models") / "best.safetensors"
 BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
@@ -66,7 +67,8 @@ class Denoiser:
         if denoised.numel():
             step = 2**DEPTH
             padding = (0, -width % step, 0, -height % step)
-            batch = max(1, batch_pixels // ((height + padding[3]) * (width + padding[1])))
+            padded = (height + padding[3]) * (width + padding[1])
+            batch = max(1, min(batch_pixels, SMALL_IMAGES) // padded)
             side = max(step, math.isqrt(batch_pixels) // step * step - 2 * REACH)
             for start in range(0, len(given), batch):
                 part = F.pad(given[start : start + batch].float(), padding, mode="replicate")

@@ -166,9 +166,9 @@ def size_name(size: int) -> str:
 def set_options(params: Params) -> dict[str, Params]:
     """The parameters of the pair sets of notebook 07 beside the scale's own, by name.
 
-    The sets "fresh" and "best" keep the cells behind their pairs for new noisy versions. Every set takes its
-    photographs from the three parts of the scale's own set, and "fresh" and "best" have its validation and
-    test pairs.
+    The sets "fresh" (of the study of noise draws) and "best" keep the cells behind their pairs for new noisy
+    versions. Every set takes its photographs from the three parts of the scale's own set, and "fresh" and
+    "best" have its validation and test pairs.
     """
     pairs, best, sizes = params.pairs, params.best, params.beyond.sizes
     if pairs.source == "ee559":
@@ -178,7 +178,8 @@ def set_options(params: Params) -> dict[str, Params]:
     changes: dict[str, dict[str, object]] = {
         size_name(size): small | {"size": size, "resample": False} for size in sizes.pixels
     }
-    changes["fresh"] = {"resample": True}
+    if params.beyond.epochs > 1:
+        changes["fresh"] = {"resample": True}
     changes["best"] = {"train": best.train, "train_crop": "mixed"}
     changes["best"] |= {"resample": best.resample, "permute_channels": best.permute_channels}
     return {
