@@ -21,7 +21,7 @@ from n2nlib.pairs.photos import UNREADABLE, Photo
 from n2nlib.train.network import DEPTH, Network, load_network
 
 REACH = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
-SMALL_IMAGES = 2**15  # pixels of the small images that pass together; more of them would not stay in the cache
+SMALL_IMAGES = 2**15  # pixels of the small images that pass together, few enough for the cache
 # Package data, also in an installed wheel; `report.readme.bundle_model` puts it there.
 BUNDLED = Path(__file__).with_name("models") / "best.safetensors"
 BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
