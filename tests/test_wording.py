@@ -50,8 +50,8 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     }
     rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
     found = wording.lasting_finding(pd.DataFrame(rows))
-    assert "(one seed)" in found
-    assert "training on crops: −0.40 dB [−0.70, −0.10] (the report's claim: not reproduced)" in found
+    assert "(one seed), the PSNR changes as follows: training on crops −0.40 dB [−0.70, −0.10]" in found
+    assert "(the report's claim: not reproduced)" in found
     assert "Adam" not in found  # not tested
     assert "sharpening" not in found
     assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
@@ -69,7 +69,9 @@ def test_an_effect_depends_on_length_if_its_intervals_part_within_a_scale() -> N
     longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
     assert longer.startswith(same)  # another scale differs in more than its length
     assert "After 90,000 images at scale other (3 seeds; batch and rates differ, too)" in longer
-    assert "No training of several lengths" in wording.length_finding(pd.DataFrame([_at(10, 2.0)]))
+    alone = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(90_000, 3.0, "other")]))
+    assert alone.startswith("After 10 images of training: ")
+    assert "After 90,000 images at scale other" in alone
 
 
 def test_verdicts_are_counted_in_one_order() -> None:

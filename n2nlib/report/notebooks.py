@@ -172,7 +172,8 @@ def write_page(executed: Path, params: Params) -> None:
         "next": {before.name: after for before, after in neighbours}.get(executed.stem),
     }
     exporter = HTMLExporter(raw_template=(TEMPLATES / "page.html.j2").read_text("utf-8"), embed_images=True)
-    exporter.register_preprocessor("nbconvert.preprocessors.TagRemovePreprocessor", enabled=True)
+    for name in ("TagRemovePreprocessor", "CoalesceStreamsPreprocessor"):
+        exporter.register_preprocessor(f"nbconvert.preprocessors.{name}", enabled=True)
     page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), resources)
     write_text(executed.with_suffix(".html"), page)
 

@@ -249,10 +249,10 @@ NO_TEST = (
     "so those of chosen settings are higher than they would be on other images."
 )
 COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, in words
-    "adam_better": "Adam instead of SGD:",
-    "mse_consistent": "MSE instead of L1:",
-    "crops_mixed": "training on crops:",
-    "tconv_worse": "transposed convolutions instead of nearest-neighbour upsampling:",
+    "adam_better": "Adam instead of SGD",
+    "mse_consistent": "MSE instead of L1",
+    "crops_mixed": "training on crops",
+    "tconv_worse": "transposed convolutions instead of nearest-neighbour upsampling",
 }
 
 
@@ -291,19 +291,33 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
         words = f"{COMPARED[row['claim']]} {signed(row['ours'])} dB {interval(row)}"
         listed.append(f"{words} (the report's claim: {row['verdict']})")
     basis = rows["basis"].iloc[0]
-    return f"Evaluated as trained ({basis}), the PSNR changes as follows. {'; '.join(listed)}."
+    return f"Evaluated as trained ({basis}), the PSNR changes as follows: {'; '.join(listed)}."
 
 
 def length_finding(length: pd.DataFrame) -> str:
     """How effects as trained change with the length of training, from training_length.csv.
 
-    Lengths are compared within the scale whose rows come first. Other scales differ in more than the length.
+    Lengths are compared within the scale whose rows come first. If it has a single one, that stands beside
+    the longest training of another scale, which differs in more than the length.
     """
     rows = length[length["source"] == TRAINED]
     here = rows[rows["scale"] == rows["scale"].iloc[0]]
     lengths = sorted(set(here["images"]))
     if len(lengths) < 2:
-        return "No training of several lengths is available."
+        parts = [f"After {lengths[0]:,} images of training: {_effects(here)}."]
+    else:
+        parts = _changes(here, lengths)
+    longest = rows.loc[rows["images"].idxmax()]
+    if longest["images"] > lengths[-1]:
+        of_scale = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
+        seeds = f"{longest['seeds']} {'seeds' if longest['seeds'] > 1 else 'seed'}"
+        there = f"After {longest['images']:,} images at scale {longest['scale']}"
+        parts.append(f"{there} ({seeds}; batch and rates differ, too): {_effects(of_scale)}.")
+    return " ".join(parts)
+
+
+def _changes(here: pd.DataFrame, lengths: list[int]) -> list[str]:
+    """Sentences on which effects of one scale differ between its first and its last length."""
     changed, unchanged = [], []
     for factor, of_factor in here.groupby("factor", sort=False):
         first, last = (of_factor.sort_values("images").iloc[end] for end in (0, -1))
@@ -314,16 +328,11 @@ def length_finding(length: pd.DataFrame) -> str:
     parts += [f"these effects change: {'; '.join(changed)}." if changed else "no effect changes clearly:"]
     if unchanged:
         parts += [f"{'These do not change clearly: ' if changed else ''}{'; '.join(unchanged)}."]
-    longest = rows.loc[rows["images"].idxmax()]
-    if longest["images"] > lengths[-1]:
-        of_scale = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
-        listed = [f"{TABLE1[row['factor']][0]} {_effect(row)}" for row in of_scale.to_dict("records")]
-        seeds = longest["seeds"]
-        parts.append(
-            f"After {longest['images']:,} images at scale {longest['scale']} "
-            f"({seeds} {'seeds' if seeds > 1 else 'seed'}; batch and rates differ, too): {'; '.join(listed)}."
-        )
-    return " ".join(parts)
+    return parts
+
+
+def _effects(rows: pd.DataFrame) -> str:
+    return "; ".join(f"{TABLE1[row['factor']][0]} {_effect(row)}" for row in rows.to_dict("records"))
 
 
 def _effect(row: Mapping[str, float] | pd.Series) -> str:
