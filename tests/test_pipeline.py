@@ -297,7 +297,7 @@ def test_trained_without_notebooks_they_draw_the_same(project: Project) -> None:
         project.n2n("train", "--slim")
         assert set(project.stored_runs()) == set(runs)
         kept = [path.parts[-3] for path in (project.folder / "data/runs").glob("*/*/model.safetensors")]
-        assert (kept.count("curves"), kept.count("fine_tuning")) == (0, 1)
+        assert (kept.count("curves"), kept.count("fine_tuning")) == (0, 2)  # final, twin
         assert 0 < kept.count("ablation") < 10
         for notebook in ("03_ablation", "05_fine_tuning", "07_beyond"):
             output = project.n2n("run", notebook)
@@ -337,7 +337,7 @@ def test_an_experiment_keeps_runs_and_is_compared(project: Project) -> None:
     with project.restored("reports/smoke", "reports/metrics.json", "data/runs", "data/pairs"):
         output = project.succeed("dvc", "exp", "run", *changes, "discussion")
         assert re.findall(r"(\w+): \d+ runs, (\d+) on disk; (\d+) to train", output) == [
-            ("fine_tuning", "0", "1")
+            ("fine_tuning", "0", "2")  # the final model and its twin
         ]
         after = project.stored_runs()
         assert {name: after[name] for name in before} == before
