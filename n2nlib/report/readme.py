@@ -24,7 +24,7 @@ from n2nlib.report import tables, wording
 SCALES = {
     "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
     "workstation": "the report's network on photographs of ImageNet, a night on two CPU cores",
-    "laptop": "a small network on photographs inside installed packages, ten minutes on two CPU cores",
+    "laptop": "a small network on photographs inside installed packages, twelve minutes on two CPU cores",
 }
 FINDINGS = "06_discussion/readme.md"  # in reports/<scale>/
 PICTURES = {
