@@ -13,6 +13,7 @@ import pytest
 from conftest import a_run
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import effects, published
@@ -417,3 +418,16 @@ def test_saved_figures_have_the_same_bytes_and_an_alternative_text(
     assert not plt.get_fignums()
     with pytest.raises(ValueError, match="no description"):
         figures.save(plt.figure(), "06_discussion/effects", params, [])
+
+
+def test_a_saved_picture_keeps_its_colours(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
+    colours = np.arange(3 * 32 * 32).reshape(3, 32, 32) * 7 % 251
+    figure, axes = plt.subplots()
+    figures.show(axes, figures.to_picture(colours))
+    figures.save(figures.described(figure, "colours"), "01_data/picture", params, [])
+    with Image.open(tmp_path / "01_data/picture.png") as image:
+        found = {colour for _, colour in image.getcolors(2**20)}
+    assert {tuple(colour) for colour in colours.reshape(3, -1).T} <= found

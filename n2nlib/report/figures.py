@@ -8,6 +8,7 @@ picture to display, with that description as its alternative text: a cell of a n
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL.Image import Dither
+from PIL.Image import Image as PillowImage
+from PIL.Image import open as open_image
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import results
@@ -61,14 +65,25 @@ def save(figure: Figure, name: str, params: Params, runs: Sequence[str]) -> Imag
     if not alt:
         raise ValueError(f"{name}: the figure has no description (see `described`)")
     path = params.reports / name
-    kinds = {"svg": {"Date": None, "Creator": "n2n", "Description": alt}, "png": {"Software": "n2n"}}
-    for kind, metadata in kinds.items():
-        with replacing(path.with_suffix(f".{kind}")) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
-        tables.record(path.with_suffix(f".{kind}"), params, runs)
+    svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
+    with replacing(svg) as temporary:
+        metadata = {"Date": None, "Creator": "n2n", "Description": alt}
+        figure.savefig(temporary, format="svg", metadata=metadata)
+    with replacing(png) as temporary:
+        _pixels(figure).save(temporary, format="png", optimize=True)
+    for written in (svg, png):
+        tables.record(written, params, runs)
     plt.close(figure)
     width = round(96 * figure.get_figwidth())  # CSS has 96 pixels in an inch
-    return Image(path.with_suffix(".png").read_bytes(), width=width, alt=alt)
+    return Image(png.read_bytes(), width=width, alt=alt)
+
+
+def _pixels(figure: Figure) -> PillowImage:
+    """The figure in pixels; in 256 colours if it holds no picture, which takes a third of the bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    pixels = open_image(buffer).convert("RGB")
+    return pixels if any(axes.images for axes in figure.axes) else pixels.quantize(256, dither=Dither.NONE)
 
 
 def described(figure: Figure, alt: str) -> Figure:
