@@ -59,6 +59,13 @@ def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.fixture(autouse=True)
+def subnormals() -> Iterator[None]:
+    """Training in the test's own process makes it flush subnormal numbers, which hypothesis refuses."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)

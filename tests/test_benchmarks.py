@@ -25,7 +25,6 @@ def threads():
     count = torch.get_num_threads()
     yield
     torch.set_num_threads(count)
-    torch.set_flush_denormal(False)
 
 
 def printed(capsys: pytest.CaptureFixture) -> dict:

@@ -209,7 +209,7 @@ def test_the_recorded_search_for_the_recipe_is_read_as_it_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmarks, "RECORDS", tmp_path / "benchmarks" / "records")
-    monkeypatch.setattr(best, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     benchmarks.RECORDS.mkdir(parents=True)
     assert best.recipe_search("workstation") is None
     found = {"variant": ["start"], "schedule": ["short"], "psnr_full": [24.5], "gain": [0.0], "low": [-0.1]}

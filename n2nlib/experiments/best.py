@@ -14,8 +14,8 @@ from n2nlib import metrics
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import beyond, effects
 from n2nlib.experiments.paper_runs import clean_twin
-from n2nlib.experiments.results import Experiment
-from n2nlib.files import ROOT, read_json, write_text
+from n2nlib.experiments.results import Experiment, search_record
+from n2nlib.files import read_json, write_text
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
@@ -137,8 +137,7 @@ def references(
             if photographs < FEWEST_PHOTOGRAPHS:
                 effect = replace(effect, low=np.nan, high=np.nan)
             about = {"what": f"{name} − {reference}", "photographs": photographs}
-            fields = ("estimate", "low", "high", "seeds", "basis")
-            compared.append(about | {name: getattr(effect, name) for name in fields})
+            compared.append(about | effect.difference())
     return pd.DataFrame(rows), pd.DataFrame(compared)
 
 
@@ -196,8 +195,7 @@ def recipe_search(scale: str) -> pd.DataFrame | None:
     One row per variant and schedule ("short", "long"): variant, schedule, psnr_full (dB), its gain over the
     first variant of the schedule with an interval over images (gain, low, high, dB), images and seconds.
     """
-    path = ROOT / "benchmarks" / "records" / f"recipe_{scale}.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    return search_record("recipe", scale)
 
 
 def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.DataFrame:

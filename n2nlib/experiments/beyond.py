@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from n2nlib.experiments import effects
-from n2nlib.experiments.effects import MARGIN
+from n2nlib.experiments.effects import DIFFERENCE, MARGIN
 from n2nlib.experiments.paper_runs import ablation_runs, run_params
 from n2nlib.experiments.results import Experiment
 from n2nlib.metrics import gradient_energy, mse_per_image, psnr_full
@@ -38,6 +38,7 @@ INITIALISATIONS = {
     UPSAMPLE: {"arch": "upsample", "init": "library"},
 }
 MORE_CONTRASTS = ((FAN_IN, UPSAMPLE),)  # beside those with the first variant of a study
+NOISE_DRAWS = "noise draws"
 SIZE = "image size"  # how the names of the studies of image sizes begin
 
 
@@ -94,7 +95,7 @@ def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
         targets = {"noisy": {}, "clean": {"target": "clean"}}
         if options.epochs > 1:  # in a single epoch nothing is drawn twice
             draws = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
-            every["noise draws"] = draws
+            every[NOISE_DRAWS] = draws
         every["targets"] = targets
         every["targets, as published"] = {name: AS_PUBLISHED | change for name, change in targets.items()}
     return {study: changes for study, changes in every.items() if len(changes) > 1}
@@ -178,7 +179,7 @@ def set_options(params: Params) -> dict[str, Params]:
     changes: dict[str, dict[str, object]] = {
         size_name(size): small | {"size": size, "resample": False} for size in sizes.pixels
     }
-    if params.beyond.epochs > 1:
+    if NOISE_DRAWS in variants(params):
         changes["fresh"] = {"resample": True}
     changes["best"] = {"train": best.train, "train_crop": "mixed"}
     changes["best"] |= {"resample": best.resample, "permute_channels": best.permute_channels}
@@ -231,9 +232,8 @@ def study_effects(table: pd.DataFrame) -> pd.DataFrame:
         contrasts += [pair for pair in MORE_CONTRASTS if values.columns.isin(pair).sum() == 2]
         for name, reference in contrasts:
             found = effects.single((values[name] - values[reference]).to_numpy())
-            interval = {key: getattr(found, key) for key in ("estimate", "low", "high", "seeds", "basis")}
-            rows.append({"study": study, "what": f"{name} − {reference}"} | interval)
-    return pd.DataFrame(rows, columns=["study", "what", "estimate", "low", "high", "seeds", "basis"])
+            rows.append({"study": study, "what": f"{name} − {reference}"} | found.difference())
+    return pd.DataFrame(rows, columns=["study", "what", *DIFFERENCE])
 
 
 def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:

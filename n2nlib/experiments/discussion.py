@@ -8,6 +8,7 @@ from n2nlib.experiments import effects
 from n2nlib.experiments.claims import Results
 from n2nlib.experiments.effects import SOURCES
 from n2nlib.experiments.pipeline import Chain
+from n2nlib.experiments.results import search_record
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, load_network
 
@@ -43,8 +44,7 @@ def plain_network(chain: Chain) -> Network:
 
 def rate_search(scale: str) -> pd.DataFrame | None:
     """The record of `benchmarks.rates`, one row per run; None if this scale has none."""
-    path = ROOT / "benchmarks" / "records" / f"rates_{scale}.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    return search_record("rates", scale)
 
 
 def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:

@@ -29,6 +29,7 @@ FEWEST_SEEDS = 3  # for an interval over seeds
 AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
 SOURCES = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
 REPORT = "the report"
+DIFFERENCE = ("estimate", "low", "high", "seeds", "basis")  # the fields of `Effect` without pairs of settings
 SETTING = [*ABLATION, *FINE_TUNING]  # columns that say what was trained, the seed aside
 TABLE1 = {
     "arch": ("TConv − Upsample", "tconv", "upsample"),
@@ -62,6 +63,10 @@ class Effect:
     gains: int  # pairs with a gain that is established and matters, see `established`
     losses: int
     basis: str  # "seeds", or "one seed" or "two seeds" if the interval says nothing about other seeds
+
+    def difference(self) -> dict[str, object]:
+        """What is left of it for a difference of two models, which has no pairs of settings."""
+        return {name: getattr(self, name) for name in DIFFERENCE}
 
 
 def differences(

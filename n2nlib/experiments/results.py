@@ -11,6 +11,7 @@ import pandas as pd
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
 from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
+from n2nlib.files import ROOT
 from n2nlib.metrics import psnr_full, subset_psnr
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
@@ -27,6 +28,12 @@ class Experiment:
     planned: list[Planned]
     finished: list[Result]
     table: pd.DataFrame
+
+
+def search_record(search: str, scale: str) -> pd.DataFrame | None:
+    """What `benchmarks.<search>` recorded for a scale, one row per run or variant; None if it did not."""
+    path = ROOT / "benchmarks" / "records" / f"{search}_{scale}.csv"
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def collect(planned: list[Planned], finished: list[Result], params: Params) -> pd.DataFrame:

@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,13 +155,24 @@ def _about(folder: Path, run: RunParams, pairs_hash: str) -> dict[str, Any]:
     return about
 
 
+def with_model(stage: Path, run: RunParams, pairs_hash: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders that hold the whole run with its model, and their run.json: it need not be trained."""
+    for folder in _folders(stage, run_name(run, pairs_hash)):
+        try:
+            about = _about(folder, run, pairs_hash)
+            kept = MODEL in about["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if kept:
+            yield folder, about
+
+
 def measure_again(
     stage: Path, run: RunParams, pairs: PairSet, params: Params, device: torch.device
 ) -> Result | None:
     """Measure a finished run that other code measured; None if there is no whole run with its model here."""
-    for folder in _folders(stage, run_name(run, pairs.hash)):
+    for folder, about in with_model(stage, run, pairs.hash):
         try:
-            about = _about(folder, run, pairs.hash)
             network, _ = load_network(folder / MODEL)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
             continue

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -258,19 +258,10 @@ def _work(run: RunParams, pairs: PairSet, params: Params) -> int:
     return round(runs.images_of(run, count) * (side / params.pairs.size) ** 2)
 
 
-def _trained(stage: Path, run: RunParams, pairs_hash: str) -> bool:
-    """Is a whole run with its model on disk, so that a run that was not found is only measured again?"""
-    for folder in runs._folders(stage, runs.run_name(run, pairs_hash)):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if runs.MODEL in runs._about(folder, run, pairs_hash)["files"]:
-                return True
-    return False
-
-
 def _train_missing(
     stage: Path, missing: dict[str, tuple[RunParams, PairSet]], all_runs: int, params: Params
 ) -> dict[str, Result | None]:
-    again = {name for name, (run, pairs) in missing.items() if _trained(stage, run, pairs.hash)}
+    again = {name for name, (run, pairs) in missing.items() if any(runs.with_model(stage, run, pairs.hash))}
     images = {
         name: 0 if name in again else _work(run, pairs, params) for name, (run, pairs) in missing.items()
     }
