@@ -486,6 +486,15 @@ def test_fluctuation_is_told_from_a_curve_that_still_rises(excess: float) -> Non
     assert measure(replace(theirs, curves=steep)).estimate == pytest.approx(found[0].estimate)
 
 
+def test_a_dead_run_is_not_a_steady_one() -> None:
+    theirs, measure, curves = claims.the_report(), MEASURES["adam_steadier"], _wavering(0.3, 0)
+    before = measure(replace(theirs, curves=curves))
+    died = (curves["candidate"] == "2") & (curves["seed"] == 4)  # as still as its curve can be
+    dead = replace(theirs, curves=curves.assign(psnr_mean=curves["psnr_mean"].mask(died, 5.0)))
+    assert (before.seeds, measure(dead).seeds) == (5, 4)
+    assert measure(dead).estimate == pytest.approx(before.estimate, abs=0.05)
+
+
 def test_a_run_that_diverged_stays_where_it_ended() -> None:
     curves = _curves({"2": 0.0, "3": 0.0})
     diverged = (curves["candidate"] == "3") & (curves["seed"] == 1) & (curves["epoch"] > 3)

@@ -278,7 +278,7 @@ def _candidates(a: str, b: str, when: str) -> Measure:
 @partial(
     Measure,
     f"{_CURVES}, mean distance of an epoch from the line through its neighbours, in the {SECOND} and the "
-    f"{LATE}, candidate 3 minus candidate 2",
+    f"{LATE}, candidate 3 minus candidate 2, seeds of which neither run failed",
 )
 def _steadier(results: Results) -> Effect | None:
     """A curve that rises or falls steadily has no such distance, so its trend is not called fluctuation.
@@ -290,11 +290,16 @@ def _steadier(results: Results) -> Effect | None:
 
 
 def _fluctuation(candidate: str, results: Results) -> pd.Series:
-    """The mean distance of `_steadier` by seed, dB; NaN if no part of the curve has three epochs."""
+    """The mean distance of `_steadier` by seed, dB.
+
+    It is NaN if no part of the curve has three epochs, or if the run ends below its noisy input: a dead run
+    is not a steady one.
+    """
     parts = [_curve(candidate, when, results).assign(part=when) for when in (SECOND, LATE)]
     curve = pd.concat(parts, ignore_index=True)
     distances = curve.groupby(["seed", "part"])[results.value].transform(_bend).abs()
-    return distances.groupby(curve["seed"]).mean()
+    failed = curve.groupby("seed")[results.value].last() < results.noisy_db
+    return distances.groupby(curve["seed"]).mean().mask(failed)
 
 
 def _bend(psnr: pd.Series) -> pd.Series:
