@@ -50,28 +50,53 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     }
     rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
     found = wording.lasting_finding(pd.DataFrame(rows))
-    assert "(one seed), the PSNR changes as follows: training on crops −0.40 dB [−0.70, −0.10]" in found
+    assert "(one seed), these choices change the PSNR: training on crops −0.40 dB [−0.70, −0.10]" in found
     assert "(the report's claim: not reproduced)" in found
     assert "Adam" not in found  # not tested
     assert "sharpening" not in found
     assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
+    for weaker in ({"ci_high": 0.1}, {"ours": -0.1, "ci_low": -0.11, "ci_high": -0.09}):
+        found = wording.lasting_finding(pd.DataFrame([rows[0] | weaker]))
+        assert "no choice matters clearly. No difference of 0.12 dB is established for training on" in found
 
 
-def _at(images: int, estimate: float, scale: str = "s") -> dict[str, object]:
-    return _effect(TRAINED, "arch", estimate, 0.1) | {"images": images, "scale": scale}
+def _at(images: int, estimate: float, scale: str = "s", factor: str = "arch") -> dict[str, object]:
+    return _effect(TRAINED, factor, estimate, 0.1) | {"images": images, "scale": scale}
 
 
-def test_an_effect_depends_on_length_if_its_intervals_part_within_a_scale() -> None:
+def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
     changed = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1)]))
-    assert "these effects change: TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB" in changed
+    assert changed == (
+        "Between 10 and 5,000 images of training these effects change: "
+        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20]."
+    )
+    crops = [_at(10, 0.3, factor="crops"), _at(5000, 0.2, factor="crops")]
+    both = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1), *crops]))
+    assert both == f"{changed[:-1]}; the other effects of Table I do not change clearly."
     same = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1)]))
-    assert "no effect changes clearly: TConv − Upsample +0.20 dB [+0.10, +0.30], then +0.10 dB" in same
+    assert same == "Between 10 and 5,000 images of training no effect of Table I changes clearly."
     longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
     assert longer.startswith(same)  # another scale differs in more than its length
-    assert "After 90,000 images at scale other (3 seeds; batch and rates differ, too)" in longer
-    alone = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(90_000, 3.0, "other")]))
-    assert alone.startswith("After 10 images of training: ")
-    assert "After 90,000 images at scale other" in alone
+    assert (
+        "Between 5,000 and 90,000 images of training these effects change: TConv − Upsample +0.10" in longer
+    )
+    assert longer.endswith("(at scale other: 3 seeds, and batch and rates differ, too).")
+    shorter = wording.length_finding(pd.DataFrame([_at(5000, 0.1), _at(10, 3.0, "other")]))
+    assert shorter == "There is one length of training, 5,000 images."
+
+
+def test_effects_of_every_source_stand_side_by_side() -> None:
+    found = pd.DataFrame([_effect(TRAINED, "arch", 0.1, 0.1), _effect("the report", "arch", -0.3, 0.1)])
+    length = pd.DataFrame([_at(10, 0.1), _at(90_000, 3.0, "other")])
+    table = wording.effects_table(found, length, "s").splitlines()
+    assert table[0].endswith(
+        "| Ours, as trained | The report | Ours, as trained, after 90,000 images (scale other) |"
+    )
+    assert (
+        table[2] == "| TConv − Upsample | +0.10 [0.00, +0.20] | −0.30 [−0.40, −0.20] | +3.00 [+2.90, +3.10] |"
+    )
+    assert table[3] == "| sharpening | – | – | – |"
+    assert "other" not in wording.effects_table(found, length.head(1), "s")
 
 
 def test_verdicts_are_counted_in_one_order() -> None:

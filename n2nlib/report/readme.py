@@ -29,7 +29,7 @@ SCALES = {
 FINDINGS = "06_discussion/readme.md"  # in reports/<scale>/
 PICTURES = {
     "01_data/noise_schematic.png": "From a photograph to its blocks, and from a block to a noisy pixel",
-    "07_beyond/fig_best.png": "Noisy images, what the final and the best model make of them, clean images",
+    "07_beyond/fig_best.png": "Noisy images, the same by a blur, the final and the best model, clean images",
 }
 MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
 MODEL = "07_beyond/best"  # in reports/<scale>/
@@ -44,7 +44,7 @@ def write_results(params: Params) -> Path:
 
 
 def findings(params: Params) -> str:
-    """Three findings as a Markdown list. A missing result file is named in place of its finding."""
+    """Three findings as a Markdown list, and a table of effects. What is missing is named in its place."""
 
     def result(name: str) -> pd.DataFrame:
         return tables.load(f"06_discussion/{name}", params)
@@ -73,9 +73,12 @@ def findings(params: Params) -> str:
         "What else the report compares.": lasting,
         "What depends on the length of training.": length,
     }
-    return "".join(
-        f"{n}. **{title}** {_or_missing(make)}\n" for n, (title, make) in enumerate(parts.items(), 1)
-    )
+
+    def compared() -> str:
+        return wording.effects_table(result("effects"), result("training_length"), params.scale)
+
+    lines = [f"{n}. **{title}** {_or_missing(make)}" for n, (title, make) in enumerate(parts.items(), 1)]
+    return "\n".join([*lines, "", _or_missing(compared), ""])
 
 
 def _or_missing(make: Callable[[], str]) -> str:

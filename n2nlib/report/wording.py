@@ -279,60 +279,96 @@ def main_finding(found: pd.DataFrame) -> str:
 
 
 def lasting_finding(weighed: pd.DataFrame) -> str:
-    """What the other factors of Table I change as trained, and what becomes of the report's claims.
+    """Which other choices of Table I matter as trained, with the verdicts on the report's claims about them.
 
-    `weighed` is claims.csv.
+    A choice matters if the interval of its effect leaves out 0 and the effect is at least 0.12 dB. `weighed`
+    is claims.csv.
     """
     rows = weighed[weighed["claim"].isin(COMPARED) & (weighed["verdict"] != claims.NOT_TESTED)]
     if rows.empty:
         return "This scale compares nothing else of Table I."
-    listed = []
+    matter, others = [], []
     for row in rows.rename(columns={"ci_low": "low", "ci_high": "high"}).to_dict("records"):
-        words = f"{COMPARED[row['claim']]} {signed(row['ours'])} dB {interval(row)}"
-        listed.append(f"{words} (the report's claim: {row['verdict']})")
-    basis = rows["basis"].iloc[0]
-    return f"Evaluated as trained ({basis}), the PSNR changes as follows: {'; '.join(listed)}."
-
-
-def length_finding(length: pd.DataFrame) -> str:
-    """How effects as trained change with the length of training, from training_length.csv.
-
-    Lengths are compared within the scale whose rows come first. If it has a single one, that stands beside
-    the longest training of another scale, which differs in more than the length.
-    """
-    rows = length[length["source"] == TRAINED]
-    here = rows[rows["scale"] == rows["scale"].iloc[0]]
-    lengths = sorted(set(here["images"]))
-    if len(lengths) < 2:
-        parts = [f"After {lengths[0]:,} images of training: {_effects(here)}."]
-    else:
-        parts = _changes(here, lengths)
-    longest = rows.loc[rows["images"].idxmax()]
-    if longest["images"] > lengths[-1]:
-        of_scale = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
-        seeds = f"{longest['seeds']} {'seeds' if longest['seeds'] > 1 else 'seed'}"
-        there = f"After {longest['images']:,} images at scale {longest['scale']}"
-        parts.append(f"{there} ({seeds}; batch and rates differ, too): {_effects(of_scale)}.")
+        name, size = COMPARED[row["claim"]], abs(row["ours"])
+        if size >= MARGIN and not row["low"] <= 0 <= row["high"]:
+            words = f"{name} {signed(row['ours'])} dB {interval(row)}"
+            matter.append(f"{words} (the report's claim: {row['verdict']})")
+        else:
+            others.append(f"{name} ({row['verdict']})")
+    parts = [f"Evaluated as trained ({rows['basis'].iloc[0]}),"]
+    parts += [
+        f"these choices change the PSNR: {'; '.join(matter)}." if matter else "no choice matters clearly."
+    ]
+    if others:
+        parts += [f"No difference of {MARGIN} dB is established for {'; '.join(others)}."]
     return " ".join(parts)
 
 
-def _changes(here: pd.DataFrame, lengths: list[int]) -> list[str]:
-    """Sentences on which effects of one scale differ between its first and its last length."""
-    changed, unchanged = [], []
-    for factor, of_factor in here.groupby("factor", sort=False):
-        first, last = (of_factor.sort_values("images").iloc[end] for end in (0, -1))
-        apart = first["high"] < last["low"] or last["high"] < first["low"]
-        words = f"{TABLE1[factor][0]} {_effect(first)}, then {_effect(last)}"
-        (changed if apart else unchanged).append(words)
-    parts = [f"From {lengths[0]:,} to {lengths[-1]:,} images of training,"]
-    parts += [f"these effects change: {'; '.join(changed)}." if changed else "no effect changes clearly:"]
-    if unchanged:
-        parts += [f"{'These do not change clearly: ' if changed else ''}{'; '.join(unchanged)}."]
-    return parts
+def length_finding(length: pd.DataFrame) -> str:
+    """Which effects as trained change with the length of training, from training_length.csv.
+
+    An effect changes if its two intervals do not overlap. The first and the last length of the scale whose
+    rows come first are compared, and its last one with the longest training of another scale, which differs
+    in more than the length.
+    """
+    rows = length[length["source"] == TRAINED]
+    here = rows[rows["scale"] == rows["scale"].iloc[0]]
+    first, last = (here[here["images"] == end] for end in (here["images"].min(), here["images"].max()))
+    longest = rows.loc[rows["images"].idxmax()]
+    parts = []
+    if len(here) > len(last):
+        parts.append(f"{_changes(first, last)}.")
+    if longest["images"] > last["images"].iloc[0]:
+        there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
+        seeds = f"{longest['seeds']} {'seeds' if longest['seeds'] > 1 else 'seed'}"
+        about = f"at scale {longest['scale']}: {seeds}, and batch and rates differ, too"
+        parts.append(f"{_changes(last, there)} ({about}).")
+    if not parts:
+        return f"There is one length of training, {longest['images']:,} images."
+    return " ".join(parts)
 
 
-def _effects(rows: pd.DataFrame) -> str:
-    return "; ".join(f"{TABLE1[row['factor']][0]} {_effect(row)}" for row in rows.to_dict("records"))
+def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """Which effects differ between two lengths of training."""
+    both = before.merge(after, on="factor", suffixes=("", "_after"))
+    apart = (both["high"] < both["low_after"]) | (both["high_after"] < both["low"])
+    lengths = [f"{one['images'].iloc[0]:,}" for one in (before, after)]
+    opening = f"Between {lengths[0]} and {lengths[1]} images of training"
+    if not apart.any():
+        return f"{opening} no effect of Table I changes clearly"
+    listed = []
+    for row in both[apart].to_dict("records"):
+        then = {name: row[f"{name}_after"] for name in ("estimate", "low", "high")}
+        listed.append(f"{TABLE1[row['factor']][0]} {_effect(row)}, then {_effect(then)}")
+    others = "" if apart.all() else "; the other effects of Table I do not change clearly"
+    return f"{opening} these effects change: {'; '.join(listed)}{others}"
+
+
+def effects_table(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> str:
+    """The effects of Table I in Markdown, dB: each source of effects.csv, and the longest other training.
+
+    `length` is training_length.csv of scale `scale`; other scales that trained for longer have a column.
+    """
+    found = found[found["factor"].isin(list(TABLE1))]
+    columns = {source.capitalize(): rows for source, rows in found.groupby("source", sort=False)}
+    length = length[length["source"] == TRAINED]
+    longest = length.loc[length["images"].idxmax()]
+    if longest["scale"] != scale:
+        rows = length[(length["scale"] == longest["scale"]) & (length["images"] == longest["images"])]
+        columns[f"{TRAINED.capitalize()}, after {longest['images']:,} images (scale {longest['scale']})"] = (
+            rows
+        )
+    lines = [
+        " | ".join(["| change of the PSNR (dB, median over pairs of settings)", *columns]) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for factor, (what, *_) in TABLE1.items():
+        cells = [rows[rows["factor"] == factor] for rows in columns.values()]
+        words = [
+            f"{signed(one['estimate'].iloc[0])} {interval(one.iloc[0])}" if len(one) else "–" for one in cells
+        ]
+        lines.append(" | ".join([f"| {what}", *words]) + " |")
+    return "\n".join(lines)
 
 
 def _effect(row: Mapping[str, float] | pd.Series) -> str:
