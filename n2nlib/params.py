@@ -81,6 +81,7 @@ class Pairs(Section):
         str | None
     )  # folder: photographs, or a folder with train/ and val/; ee559: the folder of the two files
     validation_path: str | None  # folder: the validation photographs; null: path/val, else a held-out share
+    photographs: str | None  # what they are, in words, for our paper and the model card; null: by source
     holdout: Fraction  # folder without validation photographs: the share that is held out
     train: Count
     validation: Annotated[int, Field(ge=2)]

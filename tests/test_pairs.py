@@ -354,8 +354,10 @@ def test_pairs_are_made_again_when_their_parameters_change(
     monkeypatch.setattr(Params, "pairs_folder", property(lambda self: tmp_path))
     first = ensure_pairs(params).hash
     written = (tmp_path / "card.json").stat().st_mtime_ns
-    assert ensure_pairs(params).hash == first
-    assert (tmp_path / "card.json").stat().st_mtime_ns == written
+    named = params.pairs.model_copy(update={"photographs": "photographs of gardens"})
+    for same in (params, params.model_copy(update={"pairs": named})):
+        assert ensure_pairs(same).hash == first
+        assert (tmp_path / "card.json").stat().st_mtime_ns == written
     assert ensure_pairs(params.model_copy(update={"seed": 3})).hash != first
     assert json.loads((tmp_path / "card.json").read_text())["parameters"]["seed"] == 3
 

@@ -389,5 +389,9 @@ def test_the_model_card_says_what_the_result_files_say(
     assert "MIT" in card
     assert "four passes" in card
     assert "24 pairs of 32 x 32" in card
+    assert best.PHOTOGRAPHS["bundled"] in card
+    named = small.pairs.model_copy(update={"photographs": "photographs of gardens"})
+    own = best.write_card(small.model_copy(update={"pairs": named}), sets["best"]).read_text("utf-8")
+    assert own == card.replace(best.PHOTOGRAPHS["bundled"], "photographs of gardens")
     write_json(small.reports / "07_beyond" / "best.json", about | {"flips": False})
     assert "four passes" not in best.write_card(small, sets["best"]).read_text("utf-8")

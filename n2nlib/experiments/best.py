@@ -33,6 +33,11 @@ PHOTOGRAPHS = {  # of a source, in words
 }
 
 
+def photographs(params: Params) -> str:
+    """What the photographs of the pairs are, in words."""
+    return params.pairs.photographs or PHOTOGRAPHS[params.pairs.source]
+
+
 def best_runs(params: Params) -> list[Planned]:
     """The long run of section `best` and, with `best.twin`, the same run towards clean targets.
 
@@ -276,7 +281,7 @@ def write_card(params: Params, pairs: PairSet) -> Path:
         scale=about["scale"],
         passes="four passes, the mean over the four flips of the image" if about["flips"] else "one pass",
         photographs=f"{card['photographs']['train']:,}",
-        source=PHOTOGRAPHS[card["source"]],
+        source=photographs(params),
         pairs=card["counts"]["train"],
         size=pairs.train["noisy_1"].shape[-1],
         images=about["images"],

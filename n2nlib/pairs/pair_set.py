@@ -149,7 +149,8 @@ def write_pairs(
 
 
 def _described(options: Pairs, seed: int) -> dict:
-    return options.model_dump(mode="json") | {"seed": seed}
+    """What makes the pairs what they are. The words about the photographs do not."""
+    return options.model_dump(mode="json", exclude={"photographs"}) | {"seed": seed}
 
 
 def _noisy_psnr(versions: dict[str, np.ndarray]) -> dict[str, float] | None:

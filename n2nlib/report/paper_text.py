@@ -95,7 +95,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
     return _ablation(params, noisy) | {
         "said": {factor: text.replace(" ", NBSP) for factor, text in SAID.items()},
         "source": params.pairs.source,
-        "photographs_of": best.PHOTOGRAPHS[params.pairs.source],
+        "photographs_of": best.photographs(params),
         "counts": {split: f"{count:,}" for split, count in card["counts"].items()},
         "photographs": {split: f"{count:,}" for split, count in card["photographs"].items()},
         "test": params.pairs.test > 0,
