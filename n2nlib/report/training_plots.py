@@ -248,7 +248,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
     """Effects against the images seen: one panel for each factor, one line for each source and scale.
 
     Columns: factor (of Table I), source, scale, images, estimate, low, high (dB). A dotted line joins the
-    ends of the trainings of all scales. The axis shows the second half of each training.
+    ends of the trainings of all scales. The axis shows each training from its middle on.
     """
     if frame.empty:
         return nothing("This scale trains nothing that could show an effect.")
@@ -269,7 +269,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
         sns.lineplot(marks.known(part), **style, **dots, ax=axis)
         sns.lineplot(ends[ends["what"] == what], **style, ls=":", lw=0.8, errorbar=None, ax=axis)
         axis.set(title=what, xlabel="", ylabel="effect (dB)", xscale="log")
-        axis.set_ylim(marks.limits(part[part["images"] > part["most"] / 2]))
+        axis.set_ylim(marks.limits(part[part["images"] >= part["most"] / 2]))
         axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.2g}")) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("images seen", fontsize="medium")
