@@ -78,7 +78,7 @@ def main() -> None:
         rows = []
         for one, result in zip(planned, finished, strict=True):
             mse = result.errors["mse"]
-            gain = effects.compare(mse[None], first)
+            gain = effects.compare(mse[None], first, pairs.photographs("validation"))
             row = one.row | {"schedule": schedule, "psnr_full": psnr_full(mse)}
             row |= {"gain": gain.estimate, "low": gain.low, "high": gain.high}
             rows.append(row | {key: result.about[key] for key in ("images", "seconds")})

@@ -419,6 +419,11 @@ def test_single_settings_use_images_and_seeds_where_they_can() -> None:
     without = MEASURES["better_than_original"](Results(table, published.table3()))
     assert with_images.estimate == pytest.approx(without.estimate)
     assert with_images.low == pytest.approx(without.low, abs=0.01)  # the images are alike for all networks
+    few = Results(table, published.table3(), errors=errors, photographs=effects.FEWEST_PHOTOGRAPHS - 1)
+    of_few = MEASURES["better_than_original"](few)
+    assert of_few.estimate == pytest.approx(without.estimate)
+    assert math.isnan(of_few.low)  # images of a few photographs are not independent
+    assert better(of_few) == INCONCLUSIVE
     one = table[table["seed"] == 0]
     spread = MEASURES["better_than_original"](Results(one, published.table3()))
     assert spread.basis == "one seed"

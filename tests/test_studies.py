@@ -17,6 +17,7 @@ from scipy import stats
 
 import benchmarks
 from n2nlib.experiments import best, beyond, paper_runs, results
+from n2nlib.experiments.effects import FEWEST_PHOTOGRAPHS
 from n2nlib.experiments.pipeline import Experiment
 from n2nlib.files import UserError, write_json
 from n2nlib.metrics import mse_per_image, psnr_full
@@ -286,7 +287,9 @@ def trained(small: Params, sets: dict[str, PairSet], tmp_path_factory: pytest.Te
 def test_the_budget_adds_up(
     studies: Experiment, trained: Experiment, sets: dict[str, PairSet], small: Params
 ) -> None:
-    table = best.budget(studies, trained, sets[""], small)
+    card = sets[""].card | {"photographs": {"validation": FEWEST_PHOTOGRAPHS}}
+    table = best.budget(studies, trained, replace(sets[""], card=card), small)
+    assert best.budget(studies, trained, sets[""], small)["low"].isna().all()  # too few photographs
     steps = ["the report's", "residual", "one-cycle", "network of the best", "four flips", "long training"]
     assert all(step in model for step, model in zip(steps, table["model"], strict=True))
     assert np.allclose(table["gain"][1:], table["psnr_full"].diff()[1:])
@@ -339,7 +342,7 @@ def test_references_are_read_on_the_test_set(trained: Experiment, sets: dict[str
     assert set(best.references(without, {}, classical)[0]["split"]) == {"validation"}
 
 
-@pytest.mark.parametrize("photographs", [best.FEWEST_PHOTOGRAPHS - 1, best.FEWEST_PHOTOGRAPHS])
+@pytest.mark.parametrize("photographs", [FEWEST_PHOTOGRAPHS - 1, FEWEST_PHOTOGRAPHS])
 def test_images_of_a_few_photographs_have_no_interval(
     trained: Experiment, sets: dict[str, PairSet], photographs: int
 ) -> None:
@@ -349,8 +352,8 @@ def test_images_of_a_few_photographs_have_no_interval(
     table, differences = best.references(of_few, models, classical)
     row = differences.iloc[0]
     assert row["photographs"] == photographs
-    assert (row["low"] < row["estimate"] < row["high"]) == (photographs == best.FEWEST_PHOTOGRAPHS)
-    assert np.isnan(row["low"]) == (photographs < best.FEWEST_PHOTOGRAPHS)
+    assert (row["low"] < row["estimate"] < row["high"]) == (photographs == FEWEST_PHOTOGRAPHS)
+    assert np.isnan(row["low"]) == (photographs < FEWEST_PHOTOGRAPHS)
     assert table.set_index("method")["seeds"][best.BEST] == len(trained.finished)
     assert row["estimate"] == pytest.approx(
         trained.table["test_full"].mean() - table.set_index("method")["psnr_full"][classical],

@@ -51,7 +51,7 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
     found = wording.lasting_finding(pd.DataFrame(rows))
     assert "(one seed), these choices change the PSNR: training on crops −0.40 dB [−0.70, −0.10]" in found
-    assert "(the report's claim: not reproduced)" in found
+    assert "(claimed: mixed results; not reproduced)" in found
     assert "Adam" not in found  # not tested
     assert "sharpening" not in found
     assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
@@ -67,36 +67,46 @@ def _at(images: int, estimate: float, scale: str = "s", factor: str = "arch") ->
 def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
     changed = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1)]))
     assert changed == (
-        "Between 10 and 5,000 images of training these effects change: "
+        "On all validation images, between 10 and 5,000 images of training these effects change: "
         "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20]."
     )
     crops = [_at(10, 0.3, factor="crops"), _at(5000, 0.2, factor="crops")]
     both = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1), *crops]))
     assert both == f"{changed[:-1]}; the other effects of Table I do not change clearly."
     same = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1)]))
-    assert same == "Between 10 and 5,000 images of training no effect of Table I changes clearly."
+    assert same.endswith("between 10 and 5,000 images of training no effect of Table I changes clearly.")
     longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
     assert longer.startswith(same)  # another scale differs in more than its length
     assert (
-        "Between 5,000 and 90,000 images of training these effects change: TConv − Upsample +0.10" in longer
+        "between 5,000 and 90,000 images of training these effects change: TConv − Upsample +0.10" in longer
     )
-    assert longer.endswith("(at scale other: 3 seeds, and batch and rates differ, too).")
+    assert longer.endswith("(at scale other: 3 seeds; scales differ in more than the length of training).")
     shorter = wording.length_finding(pd.DataFrame([_at(5000, 0.1), _at(10, 3.0, "other")]))
     assert shorter == "There is one length of training, 5,000 images."
 
 
-def test_effects_of_every_source_stand_side_by_side() -> None:
-    found = pd.DataFrame([_effect(TRAINED, "arch", 0.1, 0.1), _effect("the report", "arch", -0.3, 0.1)])
-    length = pd.DataFrame([_at(10, 0.1), _at(90_000, 3.0, "other")])
+def test_effects_of_every_source_stand_below_each_other() -> None:
+    found = pd.DataFrame([_effect(REPORT, "arch", -0.3, 0.1), _effect(TRAINED, "arch", 0.1, 0.1)])
+    length = pd.DataFrame([_at(10, 0.1), _at(50, 9.0, "other"), _at(90_000, 3.0, "other")])
     table = wording.effects_table(found, length, "s").splitlines()
-    assert table[0].endswith(
-        "| Ours, as trained | The report | Ours, as trained, after 90,000 images (scale other) |"
-    )
+    assert table[0].startswith("| change of the PSNR (dB) | TConv − Upsample | sharpening |")
+    gaps = " –" + " | –" * 3 + " |"
+    assert table[2] == f"| ours, as trained (scale s: 10 images, 3 seeds) | +0.10 [0.00, +0.20] |{gaps}"
     assert (
-        table[2] == "| TConv − Upsample | +0.10 [0.00, +0.20] | −0.30 [−0.40, −0.20] | +3.00 [+2.90, +3.10] |"
+        table[3] == f"| ours, as trained (scale other: 90,000 images, 3 seeds) | +3.00 [+2.90, +3.10] |{gaps}"
     )
-    assert table[3] == "| sharpening | – | – | – |"
-    assert "other" not in wording.effects_table(found, length.head(1), "s")
+    assert table[4] == f"| the report | −0.30 [−0.40, −0.20] |{gaps}"
+
+
+def test_curves_say_who_is_ahead_first_and_last() -> None:
+    rows = [(10, "A", 23.0), (10, "1", 22.0), (10, "B", 22.95), (20, "1", 24.0), (20, "A", 23.0)]
+    curves = pd.DataFrame(
+        [*rows, (20, "B", 23.5), (15, "B", 30.0)], columns=["images", "candidate", "psnr_mean"]
+    )
+    assert wording.curves_sentence(curves) == (
+        "After 10 images candidate A is ahead at 23.00 dB, with B less than 0.12 dB behind. "
+        "After 20 images candidate 1 is ahead at 24.00 dB."
+    )
 
 
 def test_verdicts_are_counted_in_one_order() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from n2nlib.train.runs import Planned, Result
 
 FINAL, BEST = "final model", "best model"
 TWIN = "{}, trained on clean targets"
-FEWEST_PHOTOGRAPHS = 20  # behind the images of an interval
 PHOTOGRAPHS = {  # of a source, in words
     "bundled": "the colour photographs inside scikit-image, scikit-learn and matplotlib",
     "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
@@ -117,13 +115,12 @@ def references(
     `models` maps names to denoisers, one for each seed; the twin of a model is named `TWIN.format(name)`. The
     table has the columns split, seeds and those of baselines.csv, which are means over seeds. The differences
     compare each model with `classical`, the classical method that is the best one on validation, and with its
-    twin: what, photographs, estimate, low, high (dB), seeds and basis. The intervals are over images and,
-    from three seeds on, over seeds. There are none for images of fewer than `FEWEST_PHOTOGRAPHS`
-    photographs, because images of one photograph are not independent.
+    twin: what, photographs, estimate, low, high (dB), seeds and basis. The intervals are those of
+    `effects.compare`.
     """
     split = "test" if pairs.test else "validation"
     noisy, clean = (getattr(pairs, split)[version].numpy() for version in ("noisy_1", "clean"))
-    photographs = pairs.card["photographs"].get(split, len(noisy))  # unknown for course files: one an image
+    photographs = pairs.photographs(split)
     denoised = {name: [found] for name, found in baselines.denoise_all(pairs, split).items()}
     denoised |= {name: [model.predict(noisy) for model in seeds] for name, seeds in models.items()}
     rows = []
@@ -138,9 +135,7 @@ def references(
     compared = []
     for name, other in product(models, (classical, TWIN)):
         if (reference := other.format(name)) in errors:
-            effect = effects.compare(errors[name], errors[reference])
-            if photographs < FEWEST_PHOTOGRAPHS:
-                effect = replace(effect, low=np.nan, high=np.nan)
+            effect = effects.compare(errors[name], errors[reference], photographs)
             about = {"what": f"{name} − {reference}", "photographs": photographs}
             compared.append(about | effect.difference())
     return pd.DataFrame(rows), pd.DataFrame(compared)
@@ -176,7 +171,8 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
             row[measure.__name__] = np.mean([measure(one) for one in mse])
         gain = (np.nan,) * 3
         if before is not None:  # the long run has one seed, and is compared with the run of every seed
-            found = effects.compare(np.broadcast_to(mse, before.shape), before)
+            photographs = pairs.photographs("validation")
+            found = effects.compare(np.broadcast_to(mse, before.shape), before, photographs)
             gain = (found.estimate, found.low, found.high)
         row |= dict(zip(("gain", "low", "high"), gain, strict=True))
         row |= {"basis": effects.basis(len(mse)), "passes": 4 if with_flips else 1}

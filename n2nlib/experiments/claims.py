@@ -44,7 +44,7 @@ class Results:
     """What claims are measured on. Tables have the columns of the result files; None or {}: not available.
 
     `errors` are `Result.errors` by run, `curve_errors` are `Result.curve` by (candidate, seed). With them,
-    comparisons of single settings have intervals over images; without, of the evaluation spread.
+    comparisons of single settings have the intervals of `effects.compare`; without, of the evaluation spread.
     """
 
     table1: pd.DataFrame
@@ -52,6 +52,7 @@ class Results:
     curves: pd.DataFrame | None = None
     rate_search: pd.DataFrame | None = None  # optimizer, learning_rate, psnr_full, ...: a row for each run
     noisy_db: float = float("nan")  # global PSNR of the noisy validation images
+    photographs: float = float("inf")  # behind the validation images
     final_psnr: float = float("nan")  # of the final model on the whole validation set, dB
     errors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     curve_errors: dict[tuple[str, int], dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
@@ -200,14 +201,14 @@ def _crops_with_sharpening(results: Results) -> Effect | None:
     return effects.interaction(_table("table1", results), "crops", "sharpen", results.value)
 
 
-def _contrast(sides: list[tuple[pd.DataFrame, pd.DataFrame]], value: str) -> Effect | None:
+def _contrast(sides: list[tuple[pd.DataFrame, pd.DataFrame]], results: Results) -> Effect | None:
     """Difference of two sets of runs, whose PSNRs are averaged; a pair of sets for each seed."""
-    parts = [part for side in sides for part in side]
+    value, parts = results.value, [part for side in sides for part in side]
     if not parts or any(part.empty for part in parts):
         return None
     if all(part["errors"].notna().all() for part in parts):
         stacks = [[[one[ERRORS[value]] for one in part["errors"]] for part in side] for side in sides]
-        return effects.compare(*map(np.array, zip(*stacks, strict=True)))
+        return effects.compare(*map(np.array, zip(*stacks, strict=True)), results.photographs)
     each = np.array([a[value].mean() - b[value].mean() for a, b in sides])
     if len(each) >= FEWEST_SEEDS:
         return effects.single(each)
@@ -221,7 +222,7 @@ def _new_models(results: Results) -> Effect | None:
     candidates, seeds = published.table2()[ABLATION], _table("table1", results).groupby("seed", sort=False)
     sides = [(part.merge(candidates), part[has_setting(part, BASELINE)]) for _, part in seeds]
     whole = all(len(a) == len(candidates) for a, _ in sides)
-    return _contrast(sides, results.value) if whole else None
+    return _contrast(sides, results) if whole else None
 
 
 @partial(
@@ -242,7 +243,7 @@ def _optimal_network(results: Results) -> Effect | None:
         best = others[others["seed"] != seed].groupby(ABLATION)[value].mean().idxmax()
         rival = others[has_setting(others, dict(zip(ABLATION, best, strict=True)))]
         sides.append((mine, rival[rival["seed"] == seed]))
-    return _contrast(sides, value)
+    return _contrast(sides, results)
 
 
 def _curve(candidate: str, when: str, results: Results) -> pd.DataFrame:
@@ -270,7 +271,7 @@ def _candidates(a: str, b: str, when: str) -> Measure:
         curves = [_curve(name, when, results) for name in (a, b)]
         seeds = sorted(set(curves[0]["seed"]) & set(curves[1]["seed"]))
         sides = [tuple(curve[curve["seed"] == seed] for curve in curves) for seed in seeds]
-        return _contrast(sides, results.value)
+        return _contrast(sides, results)
 
     return Measure(f"{_CURVES}, {when} of the epochs, candidate {a} minus candidate {b}", effect)
 

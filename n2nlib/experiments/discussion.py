@@ -25,6 +25,7 @@ def our_results(chain: Chain) -> Results:
         curves=chain.curves.table,
         rate_search=rate_search(chain.params.scale),
         noisy_db=chain.pairs.card["noisy_psnr_db"]["validation"]["global"],
+        photographs=chain.pairs.photographs("validation"),
         final_psnr=float(chain.final.table["psnr_full"].iloc[0]),
         errors={result.name: result.errors for result in trained},
         curve_errors={

@@ -26,6 +26,7 @@ PERCENT = f"{100 * CONFIDENCE:.0f} %"
 REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
 MARGIN = 0.12  # dB, the evaluation spread that the report prints: a smaller difference does not matter
 FEWEST_SEEDS = 3  # for an interval over seeds
+FEWEST_PHOTOGRAPHS = 20  # behind the images of an interval over images
 AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
 SOURCES = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
 REPORT = "the report"
@@ -170,13 +171,14 @@ def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TR
     return summarize(found)
 
 
-def compare(a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> Effect:
+def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples: int = 1000) -> Effect:
     """Difference of the global PSNR of a and b, dB, from errors of each image, shape seeds x ... x images.
 
     Both are evaluated on the same images with the same seeds. One row, or an array of images alone, stands
     for all seeds (a classical method). Axes between seeds and images, such as epochs, are averaged after the
     PSNR. The variance over images is that of a bootstrap of the paired difference. With three seeds or more
-    the variance over seeds is added to it, with Satterthwaite's degrees of freedom.
+    the variance over seeds is added to it, with Satterthwaite's degrees of freedom. Images of fewer than
+    `FEWEST_PHOTOGRAPHS` `photographs` are not independent, so there is no interval.
     """
 
     def gaps(weights: np.ndarray) -> np.ndarray:  # images x resamples -> seeds x resamples
@@ -193,7 +195,7 @@ def compare(a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> Effect:
     variance = over_images + over_seeds
     freedom = (seeds - 1) * (variance / over_seeds) ** 2 if over_seeds else np.inf
     reach = float(stats.t.ppf(TAILS[1], freedom)) * variance**0.5
-    return single(each, reach)
+    return single(each, reach if photographs >= FEWEST_PHOTOGRAPHS else np.nan)
 
 
 def single(each: np.ndarray, reach: float | None = None) -> Effect:

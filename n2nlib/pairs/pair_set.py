@@ -187,6 +187,10 @@ class PairSet:
             raise UserError(f"{relative(self.folder)}: {missing}")
         return self.train[version]
 
+    def photographs(self, split: str) -> int:
+        """How many photographs are behind a split; of course files, which do not say, as many as images."""
+        return self.card["photographs"].get(split, len(getattr(self, split)["noisy_1"]))
+
     def blocks(self) -> torch.Tensor:
         """The cells behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped.
 

@@ -145,7 +145,7 @@ def curves(known: Collection[pd.DataFrame], noisy: float | None = None) -> Figur
     sns.lineplot(frame, x="images", y="psnr_full", hue="run", marker="o", ax=axis)
     handles = axis.get_legend_handles_labels()[0]
     if noisy is not None:
-        axis.axhline(noisy, color=figures.GREY, ls=marks.LINES[0], lw=0.9)
+        axis.axhline(noisy, color=figures.GREY, ls="--", lw=0.9)
         handles += marks.levels({"noisy input": noisy}, decimals=True)
     axis.legend(handles=handles, loc="lower right")
     axis.set(xlabel="images seen", ylabel="validation PSNR (dB, global)")

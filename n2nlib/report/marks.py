@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from n2nlib.experiments.effects import MARGIN
+from n2nlib.pairs.baselines import NOISY
 from n2nlib.report import wording
 from n2nlib.report.figures import BLUE, GREY, ORANGE, PALE
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
@@ -23,7 +24,6 @@ from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 SOURCES = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
 MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
 BY_SOURCE = {"hue": "source", "hue_order": list(SOURCES), "palette": SOURCES}
-LINES = ["--", ":", "-.", (0, (1, 3))]
 DIFFERENCE = f"difference of PSNR (dB); grey: below {MARGIN} dB"
 INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
 
@@ -100,11 +100,18 @@ def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None)
     return [Line2D([], [], color=color, label=name, **styles[name]) for name, color in colors.items()]
 
 
+def line(name: str) -> str:
+    """The style of a reference line: dashed for the noisy input, dotted for a classical method."""
+    return "--" if name.endswith(NOISY) else ":"
+
+
 def levels(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
     """Entries of a legend for the lines of `references` (name -> dB), with their values if `decimals`."""
     return [
-        Line2D([], [], color=GREY, ls=style, lw=0.9, label=f"{name}: {value:.2f} dB" if decimals else name)
-        for (name, value), style in zip(references.items(), LINES, strict=False)
+        Line2D(
+            [], [], color=GREY, ls=line(name), lw=0.9, label=f"{name}: {value:.2f} dB" if decimals else name
+        )
+        for name, value in references.items()
     ]
 
 

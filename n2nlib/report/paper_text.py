@@ -10,7 +10,7 @@ import pandas as pd
 
 from n2nlib.experiments import authors, best, beyond, claims, effects, published
 from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
-from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_SEEDS, MARGIN
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_PHOTOGRAPHS, FEWEST_SEEDS, MARGIN
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.files import ROOT, UserError, read_json, relative
 from n2nlib.metrics import PEAK
@@ -100,7 +100,10 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "photographs": {split: f"{count:,}" for split, count in card["photographs"].items()},
         "test": params.pairs.test > 0,
         "size": params.pairs.size,
+        "sizes_block": params.beyond.sizes.block,
+        "sizes_train": f"{params.beyond.sizes.train:,}",
         "block": params.pairs.block,
+        "crop": "whole" if params.pairs.source == "ee559" else params.pairs.train_crop,
         "side": params.pairs.size * params.pairs.block,
         "noisy": decibels(noisy),
         "noisy_course": decibels(published.NOISY_PSNR),
@@ -116,6 +119,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "subset": f"{max(1, card['counts']['validation'] // 2):,}",
         "seeds": seeds,
         "few_seeds": seeds < FEWEST_SEEDS,
+        "fewest_photographs": FEWEST_PHOTOGRAPHS,
         "margin": f"{MARGIN}{NBSP}dB",
         "confidence": effects.PERCENT.replace(" ", NBSP),
         "error_rate": f"{50 * (1 - effects.CONFIDENCE):g}{NBSP}%",
@@ -134,16 +138,35 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "chance_errors": f"{claims.chance_errors(weighed):.1f}",
         "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
         "initialisation": beyond.initialisation_answer(tables.load("07_beyond/beyond_effects", params)),
+        "shared": _shared_candidates(params),
+        "sharpness": _sharpness(params),
+        "cost": decibels(tables.load("07_beyond/selection", params)["cost"].max()),
         "own_tested": len(own),
         "own_not_carried": sum(verdict != REPRODUCED for verdict in own.values()),
         "longer": None if longer is None else _longer(weighed, longer),
     }
 
 
+def _shared_candidates(params: Params) -> str:
+    """Which of our candidates are the report's: "A is candidate 2, B is candidate 1", or ""."""
+    table = tables.load("04_candidate_curves/table2_candidates", params).astype({"candidate": str})
+    theirs = table["candidate"].str.isdigit()
+    both = table[~theirs].merge(table[theirs], on=ABLATION)
+    return ", ".join(f"{row.candidate_x} is candidate {row.candidate_y}" for row in both.itertuples())
+
+
+def _sharpness(params: Params) -> str:
+    """The sharpness of the output of networks that do not sharpen: "0.90 at 32 pixels, 0.91 at 64 pixels"."""
+    sizes = tables.load("07_beyond/sizes", params)
+    rows = sizes[sizes["method"] == f"network, {beyond.PLAIN}"]
+    return ", ".join(f"{row.sharpness:.2f} at {row.size} pixels" for row in rows.itertuples(index=False))
+
+
 def _ablation(params: Params, noisy: float) -> dict[str, Any]:
     """Table I; without sharpening, the distance to the report and what sharpening at prediction costs."""
     table1 = tables.load("03_ablation/table1_ablation", params)
     failures = tables.load("06_discussion/failures", params)
+    table3 = tables.load("05_fine_tuning/table3_fine_tuning", params)
     means = table1.groupby(ABLATION)[AS_TRAINED].mean()
     plain = table1[~table1["sharpen"]].groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
     plain = plain.merge(published.table1().rename(columns={AS_TRAINED: "printed"}), on=ABLATION)
@@ -153,6 +176,7 @@ def _ablation(params: Params, noisy: float) -> dict[str, Any]:
     return {
         "runs": f"{len(table1):,}",
         "failed": f"{(table1['psnr_full'] < noisy).sum():,}",
+        "table3_failed": f"{(table3['psnr_full'] < noisy).sum():,}",
         "failures": wording.failure_sentence(failures[failures["factor"] == "arch"]),
         "setting": wording.setting(dict(zip(ABLATION, means.idxmax(), strict=True))),
         "highest": decibels(means.max()),
@@ -166,18 +190,25 @@ def _authors() -> dict[str, Any]:
     """What the authors' own evaluations say about sharpening, with one network as an example."""
     networks = authors.published_networks()
     tconv = networks[networks["arch"] == "tconv"]
-    april, may = (effects.effect(tconv, "sharpen", True, False, key) for key in (APRIL_20, MAY_11))
+    first = effects.effect(networks, "sharpen", True, False, APRIL_20)
+    unchanged = networks[networks[APRIL_27].notna()].groupby("arch")  # from 27 April on
     example = tconv.set_index(ABLATION).loc[("l1", "adam", False, False, "tconv")]
     far = (tconv["printed"] - tconv[MAY_11])[~tconv["crops"]].abs().max()
     return {
-        "pairs": april.pairs,
-        "april": change(april.estimate),
-        "may": change(may.estimate),
+        "pairs": first.pairs,
+        "first": change(first.estimate),
+        "unchanged": {arch: _evaluated_twice(rows) for arch, rows in unchanged},
         "example": [decibels(example[key]) for key in (APRIL_20, MAY_11, "printed")],
         "far": decibels(far),
         "ours_trained": decibels((networks["psnr_full"] - networks[APRIL_27]).abs().mean()),
         "ours_sharpened": decibels((networks["report_full"] - networks[MAY_11]).abs().mean()),
     }
+
+
+def _evaluated_twice(networks: pd.DataFrame) -> dict[str, str]:
+    """What sharpening changes in the same networks before and after their evaluation was changed."""
+    before, after = (effects.effect(networks, "sharpen", True, False, day) for day in (APRIL_27, MAY_11))
+    return {"pairs": str(before.pairs), "before": change(before.estimate), "after": change(after.estimate)}
 
 
 def _longer(weighed: pd.DataFrame, longer: pd.DataFrame) -> dict[str, Any]:

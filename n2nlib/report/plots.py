@@ -66,8 +66,8 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     for value, axis in panels.items():
         rows = dots[dots[panel] == value]
         marks.points(axis, rows, order, y="name", **style, markers=list(markers.values()))
-        for level, line in zip(references.values() if value != REPORT else (), marks.LINES, strict=False):
-            axis.axvline(level, color=GREY, ls=line, lw=0.9, zorder=1)
+        for name, level in references.items() if value != REPORT else ():
+            axis.axvline(level, color=GREY, ls=marks.line(name), lw=0.9, zorder=1)
         if len(crosses):
             axis.axvspan(left, low - 0.6 * step, color=PALE, lw=0, zorder=0)
         axis.set(xlabel="PSNR (dB, global)", xlim=(left, high + step), title=value)

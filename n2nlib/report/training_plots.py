@@ -58,7 +58,7 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     figure, axes = plt.subplots(1, len(lists), figsize=size, squeeze=False)
     for axis, (title, palette) in zip(axes[0], lists.items(), strict=True):
         rows = alive[alive["candidate"].isin(palette)]
-        late = rows[rows["epoch"] > epochs / 4]
+        late = rows[rows["epoch"] >= epochs / 4]
         low, high = late["low"].min(), late["high"].max()
         lines = {name: value for name, value in references.items() if value > low - 0.5 * (high - low)}
         if len(rows):
@@ -72,8 +72,8 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
         else:
             axis.text(0.5, 0.5, "every run failed", ha="center", transform=axis.transAxes)
             axis.set_yticks([])
-        for value, style in zip(lines.values(), marks.LINES, strict=False):
-            axis.axhline(value, color=GREY, ls=style, lw=0.9)
+        for name, value in lines.items():
+            axis.axhline(value, color=GREY, ls=marks.line(name), lw=0.9)
         counts = {name: f" ({count} failed)" for name, count in failed.items()}
         words = {f"{name}: {labels[name]}{counts.get(name, '')}": color for name, color in palette.items()}
         entries = marks.handles(words) + marks.levels(lines, decimals=True)

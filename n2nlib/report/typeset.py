@@ -94,10 +94,17 @@ def _figure(name: str, params: Params) -> dict[str, str]:
 def _about(params: Params) -> dict[str, Any]:
     """Title and authors, and what trained and how to rebuild, from the provenance of the result folders."""
     citation = YAML(typ="safe", pure=True).load((ROOT / "CITATION.cff").read_text("utf-8"))
-    found = [read_json(path) for path in sorted(params.reports.glob("*/provenance.json"))]
+    found = {path.parent.name: read_json(path) for path in sorted(params.reports.glob("*/provenance.json"))}
     if not found:
         raise UserError(f"{relative(params.reports)}: no provenance.json; run the notebooks (dvc repro)")
-    names = {name for one in found for files in one["files"].values() for name in files}
+    names = {name for one in found.values() for files in one["files"].values() for name in files}
+    reproducing = {
+        name
+        for notebook, one in found.items()
+        if notebook < "06"  # later notebooks reproduce nothing of the report
+        for files in one["files"].values()
+        for name in files
+    }
     trained = [path for path in runs.RUNS.glob("[!.]*/*/run.json") if path.parent.name in names]
     seconds = {path.parent.name: read_json(path)["seconds"] for path in trained}
     photographs = " PHOTOS=<folder>" if params.pairs.source == "folder" else ""
@@ -110,9 +117,13 @@ def _about(params: Params) -> dict[str, Any]:
         "date": _commit_date(),
         "scale": params.scale,
         "runs": f"{len(names):,}",
+        "reproducing": f"{len(reproducing):,}",
+        "further": f"{len(names - reproducing):,}",
         "time": duration(sum(seconds.values())) if len(seconds) == len(names) else "",
-        "machines": "; ".join(sorted({machine for one in found for machine in one["machines"]})),
-        "versions": ", ".join(f"{name} {version}" for name, version in found[-1]["versions"].items()),
+        "machines": "; ".join(sorted({machine for one in found.values() for machine in one["machines"]})),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in list(found.values())[-1]["versions"].items()
+        ),
         "parameters": params.hash()[:12],
         "commit": tables.commit(),
         "command": f"make paper SCALE={params.scale}{photographs}",

@@ -145,7 +145,7 @@ COLUMNS: dict[str, Column] = {
         statement="Statement of the report",
         verdict="Verdict",
         verdict_report_evaluation="Verdict as the report evaluated",
-        basis="Interval over",
+        basis="Rests on",
         photographs="Photographs",
         rule="Rule",
         evidence="Evidence",
@@ -248,11 +248,11 @@ NO_TEST = (
     "There is no test set: all numbers are read on the validation images, on which the settings were chosen, "
     "so those of chosen settings are higher than they would be on other images."
 )
-COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, in words
-    "adam_better": "Adam instead of SGD",
-    "mse_consistent": "MSE instead of L1",
-    "crops_mixed": "training on crops",
-    "tconv_worse": "transposed convolutions instead of nearest-neighbour upsampling",
+COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, and what is claimed
+    "adam_better": ("Adam instead of SGD", "better"),
+    "mse_consistent": ("MSE instead of L1", "consistently better"),
+    "crops_mixed": ("training on crops", "mixed results"),
+    "tconv_worse": ("transposed convolutions instead of nearest-neighbour upsampling", "worse"),
 }
 
 
@@ -262,8 +262,7 @@ def main_finding(found: pd.DataFrame) -> str:
     if not {TRAINED, EVALUATED} <= set(rows.index):
         return "This scale does not compare networks with and without sharpening in both evaluations."
     trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
-    means = published.table1().groupby("sharpen")["psnr_mean"].mean()
-    report = f"{signed(means[True] - means[False])} dB by sharpening"
+    report = f"{_printed_gain()} by sharpening"
     if trained["high"] < evaluated["low"] and trained["estimate"] < MARGIN <= evaluated["estimate"]:
         opening = f"The report's main result, {report}, is a matter of how it was measured."
     else:
@@ -278,6 +277,12 @@ def main_finding(found: pd.DataFrame) -> str:
     )
 
 
+def _printed_gain() -> str:
+    """The report's main result: its mean over all networks with sharpening minus that over the others."""
+    means = published.table1().groupby("sharpen")["psnr_mean"].mean()
+    return f"{signed(means[True] - means[False])} dB"
+
+
 def lasting_finding(weighed: pd.DataFrame) -> str:
     """Which other choices of Table I matter as trained, with the verdicts on the report's claims about them.
 
@@ -289,12 +294,12 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
         return "This scale compares nothing else of Table I."
     matter, others = [], []
     for row in rows.rename(columns={"ci_low": "low", "ci_high": "high"}).to_dict("records"):
-        name, size = COMPARED[row["claim"]], abs(row["ours"])
-        if size >= MARGIN and not row["low"] <= 0 <= row["high"]:
-            words = f"{name} {signed(row['ours'])} dB {interval(row)}"
-            matter.append(f"{words} (the report's claim: {row['verdict']})")
+        name, claimed = COMPARED[row["claim"]]
+        judged = f"(claimed: {claimed}; {row['verdict']})"
+        if abs(row["ours"]) >= MARGIN and not row["low"] <= 0 <= row["high"]:
+            matter.append(f"{name} {signed(row['ours'])} dB {interval(row)} {judged}")
         else:
-            others.append(f"{name} ({row['verdict']})")
+            others.append(f"{name} {judged}")
     parts = [f"Evaluated as trained ({rows['basis'].iloc[0]}),"]
     parts += [
         f"these choices change the PSNR: {'; '.join(matter)}." if matter else "no choice matters clearly."
@@ -321,7 +326,7 @@ def length_finding(length: pd.DataFrame) -> str:
     if longest["images"] > last["images"].iloc[0]:
         there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
         seeds = f"{longest['seeds']} {'seeds' if longest['seeds'] > 1 else 'seed'}"
-        about = f"at scale {longest['scale']}: {seeds}, and batch and rates differ, too"
+        about = f"at scale {longest['scale']}: {seeds}; scales differ in more than the length of training"
         parts.append(f"{_changes(last, there)} ({about}).")
     if not parts:
         return f"There is one length of training, {longest['images']:,} images."
@@ -333,7 +338,7 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
     both = before.merge(after, on="factor", suffixes=("", "_after"))
     apart = (both["high"] < both["low_after"]) | (both["high_after"] < both["low"])
     lengths = [f"{one['images'].iloc[0]:,}" for one in (before, after)]
-    opening = f"Between {lengths[0]} and {lengths[1]} images of training"
+    opening = f"On all validation images, between {lengths[0]} and {lengths[1]} images of training"
     if not apart.any():
         return f"{opening} no effect of Table I changes clearly"
     listed = []
@@ -345,30 +350,35 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
 
 
 def effects_table(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> str:
-    """The effects of Table I in Markdown, dB: each source of effects.csv, and the longest other training.
+    """The effects of Table I in Markdown, dB: by both evaluations, in the report, and at other scales.
 
-    `length` is training_length.csv of scale `scale`; other scales that trained for longer have a column.
+    `found` is effects.csv of scale `scale`, `length` its training_length.csv, of which the last length of
+    every other scale is shown.
     """
-    found = found[found["factor"].isin(list(TABLE1))]
-    columns = {source.capitalize(): rows for source, rows in found.groupby("source", sort=False)}
-    length = length[length["source"] == TRAINED]
-    longest = length.loc[length["images"].idxmax()]
-    if longest["scale"] != scale:
-        rows = length[(length["scale"] == longest["scale"]) & (length["images"] == longest["images"])]
-        columns[f"{TRAINED.capitalize()}, after {longest['images']:,} images (scale {longest['scale']})"] = (
-            rows
-        )
-    lines = [
-        " | ".join(["| change of the PSNR (dB, median over pairs of settings)", *columns]) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for factor, (what, *_) in TABLE1.items():
-        cells = [rows[rows["factor"] == factor] for rows in columns.values()]
+    others = length[length["scale"] != scale]
+    last = others[others["images"] == others.groupby("scale")["images"].transform("max")]
+    images = length.loc[length["scale"] == scale, "images"].max()
+    own = found.assign(scale=scale, images=images)
+    rows = pd.concat([own[own["source"] != REPORT], last, own[own["source"] == REPORT]])
+    lines = [f"| change of the PSNR (dB) | {' | '.join(what for what, *_ in TABLE1.values())} |"]
+    lines += ["|---" * (len(TABLE1) + 1) + "|"]
+    for (source, name), part in rows.groupby(["source", "scale"], sort=False):
+        first, cells = part.iloc[0], part.set_index("factor")
+        seeds = "one seed" if first["seeds"] == 1 else f"{first['seeds']} seeds"
+        about = "" if source == REPORT else f" (scale {name}: {first['images']:,.0f} images, {seeds})"
         words = [
-            f"{signed(one['estimate'].iloc[0])} {interval(one.iloc[0])}" if len(one) else "–" for one in cells
+            f"{signed(cells.loc[factor, 'estimate'])} {interval(cells.loc[factor])}"
+            if factor in cells.index
+            else "–"
+            for factor in TABLE1
         ]
-        lines.append(" | ".join([f"| {what}", *words]) + " |")
-    return "\n".join(lines)
+        lines.append(f"| {source}{about} | {' | '.join(words)} |")
+    note = (
+        "Each effect is the median over pairs of settings that differ in one thing, and from three seeds on "
+        "the mean of these medians. With fewer seeds its interval is over pairs and says nothing about "
+        f"another training. The report prints the mean over its pairs, {_printed_gain()} for sharpening."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def _effect(row: Mapping[str, float] | pd.Series) -> str:
@@ -378,14 +388,16 @@ def _effect(row: Mapping[str, float] | pd.Series) -> str:
 def agreement_sentence(agreement: pd.DataFrame) -> str:
     """How far our Table I is from the report's, and from what its authors had measured; "" if unknown."""
     cells = agreement[agreement["arch"] == "all"].set_index(["reference", "source"])["mean_abs_diff"]
-    table1, before = "the report's Table I", "the authors, 2022-04-27, as trained"
-    far = [cells.get(key) for key in ((table1, EVALUATED), (table1, TRAINED), (before, TRAINED))]
+    before = [(f"the authors, 2022-04-{day}, as trained", TRAINED) for day in (20, 27)]
+    keys = [("the report's Table I", EVALUATED), ("the report's Table I", TRAINED), *before]
+    far = [cells.get(key) for key in keys]
     if pd.isna(far).any():
         return ""
     return (
         f"Averaged over the settings of Table I, our networks differ from the report's numbers by "
         f"{far[0]:.2f} dB if evaluated as it did and by {far[1]:.2f} dB as trained. From what its authors "
-        f"had measured as trained three weeks before they differ by {far[2]:.2f} dB."
+        f"had measured as trained they differ by {far[2]:.2f} dB (20 April 2022) and {far[3]:.2f} dB (27 "
+        "April), on other images."
     )
 
 
@@ -425,9 +437,23 @@ def sets_sentence(test: bool) -> str:
     if not test:
         return f"{opening} {NO_TEST}"
     return (
-        f"{opening} The test images are used once, for the headline numbers, and nothing is chosen on them. "
-        "No photograph is in two sets."
+        f"{opening} Networks are measured on the test images, too, but nothing is chosen on them, so the "
+        "headline numbers are read there. No photograph is in two sets."
     )
+
+
+def curves_sentence(curves: pd.DataFrame) -> str:
+    """Which candidate of curves.csv is ahead first and at the end (means over seeds), and who is level."""
+    table = curves.pivot_table("psnr_mean", "images", "candidate").dropna()
+    parts = []
+    for images in dict.fromkeys(table.index[[0, -1]]):
+        psnr = table.loc[images].sort_values(ascending=False)
+        level = [str(name) for name in psnr.index[1:] if psnr.iloc[0] - psnr[name] < MARGIN]
+        near = f", with {' and '.join(level)} less than {MARGIN} dB behind" if level else ""
+        parts.append(
+            f"After {images:,} images candidate {psnr.index[0]} is ahead at {psnr.iloc[0]:.2f} dB{near}."
+        )
+    return " ".join(parts)
 
 
 def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> str:
@@ -446,7 +472,7 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
 def failure_sentence(failures: pd.DataFrame) -> str:
     """How often each choice of Table I fails (failures.csv), in a sentence for each factor."""
     if not failures["failed"].any():
-        return "No run fails."
+        return "No run of Table I fails."
     sentences = []
     for _, rows in failures.groupby("factor", sort=False):
         listed = [
