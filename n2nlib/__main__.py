@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from n2nlib.files import ROOT, UserError, relative
+from n2nlib.files import ROOT, UserError, relative, replacing
 from n2nlib.params import load_params
 
 
@@ -34,15 +34,17 @@ def _scale(arguments: argparse.Namespace) -> None:
     names = sorted(one.stem for one in path.parent.glob("*.yaml"))
     if arguments.name not in names:
         raise UserError(f"scale {arguments.name!r}: no file {relative(path)}; allowed: {', '.join(names)}")
+    photographs = {}
+    if arguments.photos:
+        photos = Path(os.path.abspath(Path(arguments.photos).expanduser()))
+        photographs = {"source": "folder", "path": relative(photos)}
+    load_params(path, {"pairs": photographs})  # complains about a wrong file before params.yaml is replaced
     yaml = YAML()  # keeps the comments
     yaml.width = 200
     tree = yaml.load(path)
-    if arguments.photos:
-        photos = Path(os.path.abspath(Path(arguments.photos).expanduser()))
-        tree["pairs"] |= {"source": "folder", "path": relative(photos)}
-    with (ROOT / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
-    load_params()
+    tree["pairs"] |= photographs
+    with replacing(ROOT / "params.yaml") as temporary:
+        yaml.dump(tree, temporary)
     print(
         f"params.yaml is now scale {arguments.name}; to undo: "
         "git restore params.yaml dvc.lock reports/metrics.json"

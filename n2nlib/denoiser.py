@@ -134,9 +134,9 @@ def denoise_files(
     files = [file for source in sources for file in _images(source)]
     many = len(files) > 1 or any(source.is_dir() for source in sources)
     if many:
-        _check_folder(files, output)
+        _check_folder(files, output, pixelate)
     else:
-        _check_target(files[0], output)
+        _check_target(files[0], output, pixelate)
     path = default_model() if model is None else model
     denoiser = Denoiser.load(path)
     print(f"Using {describe(path)}.")
@@ -163,31 +163,40 @@ def _images(source: Path) -> list[Path]:
     return [source]
 
 
-def _check_target(source: Path, target: Path) -> None:
+def _written(target: Path, pixelate: bool) -> list[Path]:
+    """The files that a denoised image leaves behind."""
+    beside = [target.with_stem(f"{target.stem}-{name}") for name in ("noisy", "clean")]
+    return [target, *beside] if pixelate else [target]
+
+
+def _check_target(source: Path, target: Path, pixelate: bool) -> None:
     if target.suffix.lower() not in SUFFIXES:
         raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(SUFFIXES)}")
     if target.is_dir():
         raise UserError(f"-o {target}: is a folder; allowed: a file")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"-o {target}: is the image itself; allowed: another file")
+    for path in _written(target, pixelate):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UserError(f"-o {target}: {path.name} is the image itself; allowed: another file")
 
 
 def _target(file: Path, folder: Path) -> Path:
     return folder / file.with_suffix(".png").name
 
 
-def _check_folder(files: list[Path], folder: Path) -> None:
+def _check_folder(files: list[Path], folder: Path, pixelate: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"-o {folder}: is a file; allowed: a folder for several images")
     sources = {file.resolve() for file in files}
     taken: dict[Path, Path] = {}
     for file in files:
-        target = _target(file, folder)
-        if target.resolve() in sources:
-            raise UserError(f"-o {folder}: holds {target.name} itself; allowed: another folder")
-        if target in taken:
-            raise UserError(f"{taken[target]} and {file}: both would become {target}; allowed: other names")
-        taken[target] = file
+        for target in _written(_target(file, folder), pixelate):
+            if target.resolve() in sources:
+                raise UserError(f"-o {folder}: holds {target.name} itself; allowed: another folder")
+            if target in taken:
+                raise UserError(
+                    f"{taken[target]} and {file}: both would become {target}; allowed: other names"
+                )
+            taken[target] = file
 
 
 def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool) -> str:
@@ -198,9 +207,8 @@ def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool
         return f"{source.name}, {pixels.shape[1]} x {pixels.shape[0]} pixels: {target}"
     noisy, clean = pixelated(pixels, BLOCK, np.random.default_rng(0))
     restored = _restore(denoiser, noisy)
-    for image, name in ((noisy, "noisy"), (clean, "clean")):
-        _write(target.with_stem(f"{target.stem}-{name}"), image)
-    _write(target, restored)
+    for path, image in zip(_written(target, pixelate), (restored, noisy, clean), strict=True):
+        _write(path, image)
     before, after = (psnr_full(mse_per_image(image[None], clean[None])) for image in (noisy, restored))
     size = f"{noisy.shape[1]} x {noisy.shape[0]} pixels"
     return f"{source.name}, pixelated to {size}: {before:.2f} dB, denoised: {after:.2f} dB, {target}"

@@ -204,6 +204,23 @@ def test_pixelate_makes_the_noisy_input(picture_model: Path, tmp_path: Path, mai
         assert f"{psnr:.2f} dB" in output
 
 
+def test_pixelate_never_writes_over_a_source(picture_model: Path, tmp_path: Path, main: Main) -> None:
+    single = _picture(tmp_path / "a-clean.png", 5)
+    before = single.read_bytes()
+    command = ["denoise", single, "-o", tmp_path / "a.png", "--model", picture_model, "--pixelate"]
+    status, _, errors = main(*command)
+    assert status == 1
+    assert "a-clean.png is the image itself" in errors
+    (tmp_path / "folder").mkdir()
+    for name in ("b.png", "b-noisy.png"):
+        _picture(tmp_path / "folder" / name, 6)
+    command = ["denoise", tmp_path / "folder", "-o", tmp_path / "out", "--model", picture_model, "--pixelate"]
+    status, _, errors = main(*command)
+    assert status == 1
+    assert "both would become" in errors
+    assert single.read_bytes() == before
+
+
 def test_pixelated_needs_a_block() -> None:
     with pytest.raises(UserError, match="7 x 7"):
         pixelated(np.zeros((6, 50, 3), np.uint8), 7, np.random.default_rng(0))

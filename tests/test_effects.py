@@ -208,6 +208,12 @@ def test_training_lengths_are_compared_at_equal_images() -> None:
     assert set(found.index) == {(200, "arch"), (200, "crops"), (400, "arch"), (400, "crops")}
     assert found[400, "arch"] == pytest.approx(0.4)
     assert found[200, "crops"] == pytest.approx(0.5)
+    diverged = (progress["arch"] == "tconv") & ~progress["crops"] & (progress["images"] > 300)
+    cut = effects.by_length(progress[~diverged], "laptop").set_index(["images", "factor"])["estimate"]
+    assert set(cut.index) == set(found.index)
+    assert cut[400, "arch"] == pytest.approx(
+        (0.4 + (0.4 - 1.1)) / 2
+    )  # it stays at 300 images: 23.3, not 24.4
 
 
 def test_rank_agreement_is_kendalls_tau() -> None:

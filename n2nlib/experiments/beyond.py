@@ -236,18 +236,18 @@ def study_effects(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["study", "what", *DIFFERENCE])
 
 
-def of_studies(effects: pd.DataFrame, *studies: str) -> pd.DataFrame:
+def of_studies(found: pd.DataFrame, *studies: str) -> pd.DataFrame:
     """The rows of `study_effects` whose study begins with one of `studies`; several are named in `what`."""
-    rows = effects[effects["study"].str.startswith(studies)]
+    rows = found[found["study"].str.startswith(studies)]
     return rows.assign(what=rows["study"] + ": " + rows["what"]) if rows["study"].nunique() > 1 else rows
 
 
-def initialisation_answer(effects: pd.DataFrame) -> str:
+def initialisation_answer(found: pd.DataFrame) -> str:
     """Is TConv's difference from Upsample its initialisation? A sentence for each such study.
 
-    `effects` is that of `study_effects`.
+    `found` is that of `study_effects`.
     """
-    rows = effects[effects["study"].str.startswith(INITIALISATION)]
+    rows = found[found["study"].str.startswith(INITIALISATION)]
     return " ".join(
         f"With {study.removeprefix(f'{INITIALISATION}, ')}, {_explained(part.set_index('what'))}."
         for study, part in rows.groupby("study", sort=False)

@@ -201,9 +201,11 @@ def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples
 def single(each: np.ndarray, reach: float | None = None) -> Effect:
     """The difference of two settings from their differences at each seed (dB).
 
-    The interval is the mean plus or minus `reach`, or by default Student's t over seeds.
+    The interval is the mean plus or minus `reach`, or by default Student's t over seeds, which takes three.
     """
     mean, low, high = map(float, student(np.asarray(each, np.float64)))
+    if reach is None and len(each) < FEWEST_SEEDS:
+        reach = np.nan
     if reach is not None:
         low, high = mean - reach, mean + reach
     seeds = len(each)
@@ -283,7 +285,7 @@ def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def failures(table: pd.DataFrame, noisy_db: float, value: str = "psnr_full") -> pd.DataFrame:
+def failures(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
     """failures.csv: of the runs with each level of each factor of Table I, how many fail, and the share.
 
     A run fails if it ends below its noisy input (`noisy_db`, global). The interval of the share is that of
@@ -292,7 +294,7 @@ def failures(table: pd.DataFrame, noisy_db: float, value: str = "psnr_full") -> 
     rows = []
     for factor in (name for name in ABLATION if name in table):
         for level, runs in table.groupby(factor, sort=False):
-            failed = int((runs[value] < noisy_db).sum())
+            failed = int((runs["psnr_full"] < noisy_db).sum())
             limits = stats.binomtest(failed, len(runs)).proportion_ci(CONFIDENCE)
             share = {"failed": failed, "runs": len(runs), "share": failed / len(runs)}
             rows.append({"factor": factor, "level": level} | share | {"low": limits.low, "high": limits.high})
@@ -303,13 +305,16 @@ def by_length(progress: pd.DataFrame, scale: str, value: str = "psnr_full") -> p
     """training_length.csv of one scale: the effects of Table I's factors against the images of training seen.
 
     `progress` has a row for each run and epoch: setting, seed, images, `value` (dB). With crops an epoch has
-    twice the images, so runs are compared at equal images: those numbers at which every run was validated.
-    Rates are annealed over the whole schedule, so an early point is not a finished short training. Columns:
-    scale, images, factor, estimate, low, high, seeds.
+    twice the images, so runs are compared at equal images: those numbers at which runs with and without crops
+    were validated. A run that diverged stays where it ended. Rates are annealed over the whole schedule, so
+    an early point is not a finished short training. Columns: scale, images, factor, estimate, low, high,
+    seeds.
     """
-    runs = progress.groupby("images").size()
+    keys = [name for name in (*ABLATION, "seed") if name in progress]
+    wide = progress.pivot(index=keys, columns="images", values=value)
+    compared = wide.notna().groupby("crops").any().all()
     rows = []
-    for images in runs.index[runs == runs.max()]:
-        part = progress[progress["images"] == images]
+    for images in compared.index[compared]:
+        part = wide.ffill(axis=1)[images].dropna().rename(value).reset_index()
         rows += [{"scale": scale, "images": images} | row for row in _rows(part, list(TABLE1), "", value)]
     return pd.DataFrame(rows, columns=["scale", "images", "factor", "estimate", "low", "high", "seeds"])

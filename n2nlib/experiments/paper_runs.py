@@ -74,15 +74,15 @@ def has_setting(table: pd.DataFrame, setting: dict[str, Any]) -> pd.Series:
     return (table[list(setting)] == pd.Series(setting)).all(axis=1)
 
 
-def by_setting(table: pd.DataFrame, keys: list[str], value: str = "psnr_mean") -> pd.DataFrame:
-    """One row per setting of `keys`: mean of `value` over seeds (dB), seed standard deviation, seeds, rank.
+def by_setting(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row per setting of `keys`: psnr_mean (dB, mean over seeds), seed standard deviation, seeds, rank.
 
     `seed_std` has one degree of freedom less than there are seeds, and is NaN for one seed. Rank 1 is the
     best, and of equals the one that comes first in `table`.
     """
-    groups = table.groupby(keys, sort=False)[value]
-    frame = groups.agg(**{value: "mean", "seed_std": "std", "seeds": "size"}).reset_index()
-    return frame.assign(rank=frame[value].rank(ascending=False, method="first").astype(int))
+    groups = table.groupby(keys, sort=False)["psnr_mean"]
+    frame = groups.agg(psnr_mean="mean", seed_std="std", seeds="size").reset_index()
+    return frame.assign(rank=frame["psnr_mean"].rank(ascending=False, method="first").astype(int))
 
 
 def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:

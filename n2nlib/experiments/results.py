@@ -69,9 +69,10 @@ def collect_progress(planned: list[Planned], finished: list[Result]) -> pd.DataF
     """One row per run and validated epoch: its setting, epoch, images, psnr_full and report_full (dB)."""
     rows = [
         one.row
-        | {"epoch": epoch, "images": result.about["images"] * epoch // result.about["parameters"]["epochs"]}
+        | {"epoch": epoch, "images": int(history["images"][epoch])}
         | {"psnr_full": psnr_full(errors["mse"]), "report_full": psnr_full(errors["mse_report"])}
         for one, result in zip(planned, finished, strict=True)
+        for history in [result.history.set_index("epoch")]
         for epoch, errors in sorted(result.curve.items())
     ]
     return pd.DataFrame(rows)

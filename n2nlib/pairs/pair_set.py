@@ -135,7 +135,7 @@ def write_pairs(
             save_file(arrays[split], temporary)
     card = {
         "source": options.source,
-        "parameters": _described(options, seed),
+        "parameters": described(options, seed),
         "counts": {split: len(versions["noisy_1"]) for split, versions in arrays.items()},
         "photographs": used,
         "photographs_left_out": {"count": len(skipped), "reasons": skipped},
@@ -148,7 +148,7 @@ def write_pairs(
     return card
 
 
-def _described(options: Pairs, seed: int) -> dict:
+def described(options: Pairs, seed: int) -> dict:
     """What makes the pairs what they are. The words about the photographs do not."""
     return options.model_dump(mode="json", exclude={"photographs"}) | {"seed": seed}
 
@@ -234,6 +234,6 @@ def ensure_pairs(params: Params, folder: Path | None = None) -> PairSet:
     """The pair set of `params` in `folder` (default: data/pairs/<scale>), made anew if it differs."""
     folder = folder or params.pairs_folder
     card = read_card(folder)
-    if card is None or card["parameters"] != _described(params.pairs, params.seed):
+    if card is None or card["parameters"] != described(params.pairs, params.seed):
         build_pairs(params, folder)
     return load_pairs(folder)

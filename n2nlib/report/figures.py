@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from IPython.display import Image
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column of our paper, and both
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 GREY, PALE = "0.45", "0.93"
 REACH = 64  # grey levels: the error that has the lightest colour
 SPECTRA = {

@@ -133,7 +133,7 @@ def settings(params: Params) -> pd.DataFrame:
         ("Crops, areas", "70–100 % and 5–40 %", crops_name((training.global_crop, training.local_crop))),
         ("Flips", "drawn once a batch†", flips[training.flips]),
         ("Added noise", f"{shared}†", shared if training.shared_noise else "independent"),
-        ("Rates, Table III", _rates(1e-4, 5e-4, 1e-3), _rates(*tuning.learning_rate.adam)),
+        ("Adam: rates, Table III", _rates(1e-4, 5e-4, 1e-3), _rates(*tuning.learning_rate.adam)),
         ("Noise σₙ, Table III", "1, 5, 10", ", ".join(f"{sigma:g}" for sigma in tuning.sigma_n)),
         ("Factor τ, Table III", "1, 2", ", ".join(f"{tau:g}" for tau in tuning.tau_sharp)),
         ("Precision", "not stated", "bfloat16 where the processor has it" if bfloat16 else "float32"),

@@ -15,7 +15,7 @@ from n2nlib.experiments import beyond
 from n2nlib.experiments.pipeline import Chain
 from n2nlib.experiments.results import Experiment
 from n2nlib.files import ROOT, UserError
-from n2nlib.pairs.pair_set import read_card
+from n2nlib.pairs.pair_set import described, read_card
 from n2nlib.params import Params, load_params
 from n2nlib.train import loop, runs, sweep
 from n2nlib.train.identity import RunParams
@@ -121,8 +121,8 @@ def runs_to_train(params: Params) -> dict[str, Work]:
 def _pairs(options: Params, name: str, params: Params) -> SimpleNamespace:
     """What the chain asks of a pair set: its hash ("" if it is not made yet), and if it has clean images."""
     card = read_card(beyond.set_folder(params, name))
-    wanted = options.pairs.model_dump(mode="json") | {"seed": options.seed}
-    known = card["hash"] if card and card["parameters"] == wanted else ""
+    there = card is not None and card["parameters"] == described(options.pairs, options.seed)
+    known = card["hash"] if there else ""
     clean = {} if options.pairs.source == "ee559" else {"clean": None}
     return SimpleNamespace(hash=known, params=options, train=clean)
 

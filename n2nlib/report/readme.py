@@ -86,8 +86,6 @@ def _or_missing(make: Callable[[], str]) -> str:
         return make()
     except UserError as missing:
         return f"Not available: {missing}."
-    except KeyError as column:
-        return f"Not available: a result file has no column {column}; rebuild it (dvc repro)."
 
 
 def result_table(folder: Path) -> str:

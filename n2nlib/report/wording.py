@@ -137,8 +137,6 @@ COLUMNS: dict[str, Column] = {
         pairs="Pairs",
         cells="Settings",
         better="Pairs with a gain",
-        gains="Established gains",
-        losses="Established losses",
         passes="Passes per prediction",
         dead="Dead output channels",
         diverged="Diverged",
@@ -300,7 +298,8 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
             matter.append(f"{name} {signed(row['ours'])} dB {interval(row)} {judged}")
         else:
             others.append(f"{name} {judged}")
-    parts = [f"Evaluated as trained ({rows['basis'].iloc[0]}),"]
+    basis = "intervals over seeds" if rows["basis"].iloc[0] == "seeds" else rows["basis"].iloc[0]
+    parts = [f"Evaluated as trained ({basis}),"]
     parts += [
         f"these choices change the PSNR: {'; '.join(matter)}." if matter else "no choice matters clearly."
     ]
@@ -422,7 +421,7 @@ def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: f
         if changed
         else "",
         f"Under the same rules the report's own tables do not carry {len(lost)} of the {len(carried)} claims "
-        f"that they can tell about{': ' * bool(lost)}{', '.join(lost)}.",
+        f"that they can test{': ' * bool(lost)}{', '.join(lost)}.",
     ]
     return " ".join(filter(None, sentences))
 
@@ -492,8 +491,8 @@ def level(factor: str, value: object) -> str:
     return NAMES.get(factor, {}).get(value, f"{factor} {value}")
 
 
-def verdict_counts(claims: pd.DataFrame) -> str:
+def verdict_counts(weighed: pd.DataFrame) -> str:
     """ "7 reproduced, 5 not reproduced, 3 inconclusive", in the order of `VERDICTS`."""
-    counts = claims["verdict"].value_counts()
+    counts = weighed["verdict"].value_counts()
     order = [*(name for name in VERDICTS if name in counts), *(set(counts.index) - set(VERDICTS))]
     return ", ".join(f"{counts[name]} {name}" for name in order)

@@ -307,8 +307,8 @@ def _train_missing(
                     failures[name] = _reason(future, name)
                     progress.line(f"{name}: FAILED: {failures[name]}")
         dask_client.unsubscribe_topic(TOPIC)
-    for error in failures.values():
-        raise error
+    if failures:
+        raise next(iter(failures.values()))
     return results
 
 
