@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
 import typst
@@ -392,6 +393,8 @@ def _variant(project: Project, folder: Path, **changes: object) -> str:
         str(project.folder / "reports" / "paper.typ"),
         output=str(folder / "paper.pdf"),
         root=str(project.folder),
+        font_paths=[str(Path(mpl.get_data_path()) / "fonts" / "ttf")],  # those of the paper
+        ignore_system_fonts=True,
         sys_inputs={"scale": "variant"},
     )
     text = " ".join(page.extract_text() for page in PdfReader(folder / "paper.pdf").pages)
