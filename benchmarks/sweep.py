@@ -19,7 +19,8 @@ from n2nlib.files import ROOT
 from n2nlib.pairs.pair_set import build_pairs, load_pairs
 from n2nlib.params import load_params
 from n2nlib.train import sweep
-from n2nlib.train.runs import Planned, images_of
+from n2nlib.train.identity import images_of
+from n2nlib.train.runs import Planned
 
 WORKERS = (1, 2)
 

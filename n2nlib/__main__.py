@@ -76,10 +76,10 @@ def _noise(arguments: argparse.Namespace) -> None:
     )
     measured = assumptions(*splits)
     for one in measured:
-        state = "holds" if one.holds else "BROKEN" if one.needed else "differs"
+        state = "BROKEN" if one.broken else {True: "holds", False: "differs", None: "unknown"}[one.holds]
         print(f"{state:<8}{one.name}{'' if one.needed else ' (not needed)'}: {one.words}")
     print(verdict(measured))
-    if any(one.needed and not one.holds for one in measured):
+    if any(one.broken for one in measured):
         raise UserError("this pair set breaks an assumption of Noise2Noise")
 
 
@@ -118,20 +118,21 @@ def _report_weights(arguments: argparse.Namespace) -> None:
     from n2nlib.experiments import authors
     from n2nlib.pairs.pair_set import ensure_pairs
 
-    output = Path(arguments.output or authors.NETWORKS)
-    if output.is_dir():
+    output = Path(arguments.output) if arguments.output else None
+    if output and output.is_dir():
         raise UserError(f"{relative(output)}: is a folder; allowed: the CSV file to write")
     params = load_params()
     pairs = ensure_pairs(params)
-    table = authors.evaluate(arguments.folder, pairs)
+    table = authors.evaluate_networks(arguments.folder, pairs)
     print(table.round(2).to_string(index=False))
-    authors.write(table, output)
     noisy = pairs.card["noisy_psnr_db"]["validation"]["global"]
     print(
-        f"{relative(output)} now holds this table, measured on the {pairs.card['counts']['validation']:,} "
-        f"validation pairs of scale {params.scale} (source {params.pairs.source}, "
-        f"noisy input {noisy:.2f} dB)."
+        f"Measured on the {pairs.card['counts']['validation']:,} validation pairs of scale {params.scale} "
+        f"(source {params.pairs.source}, noisy input {noisy:.2f} dB)."
     )
+    if output:
+        authors.write_networks(table, output)
+        print(f"{relative(output)} now holds this table.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -187,9 +188,7 @@ def parser() -> argparse.ArgumentParser:
         "report-weights", help="evaluate the networks that the report's authors published"
     )
     weights.add_argument("folder", help="the folder of their .pth files")
-    weights.add_argument(
-        "-o", "--output", help="the CSV file to write; default: the table that comes with the package"
-    )
+    weights.add_argument("-o", "--output", help="a CSV file to write the table to, too")
     weights.set_defaults(do=_report_weights)
 
     denoise = commands.add_parser("denoise", help="denoise image files or folders of any size")

@@ -17,15 +17,14 @@ from torch.nn import functional as F
 from n2nlib.files import UserError, read_json, relative, replacing
 from n2nlib.metrics import mse_per_image, psnr_full
 from n2nlib.pairs.corruption import block_mean, cut, draw
-from n2nlib.pairs.photos import UNREADABLE, Photo
+from n2nlib.pairs.photos import SUFFIXES, UNREADABLE, Photo
 from n2nlib.train.network import DEPTH, Network, load_network
 
-REACH = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
+FIELD = 192  # pixels: no output depends on an input farther away; a multiple of 2**5
 SMALL_IMAGES = 2**15  # pixels of the small images that pass together, few enough for the cache
 # Package data, also in an installed wheel; `report.readme.bundle_model` puts it there.
-BUNDLED = Path(__file__).with_name("models") / "best.safetensors"
+BUNDLED_MODEL = Path(__file__).with_name("models") / "best.safetensors"
 BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 class Denoiser:
@@ -69,7 +68,7 @@ class Denoiser:
             padding = (0, -width % step, 0, -height % step)
             padded = (height + padding[3]) * (width + padding[1])
             batch = max(1, min(batch_pixels, SMALL_IMAGES) // padded)
-            side = max(step, math.isqrt(batch_pixels) // step * step - 2 * REACH)
+            side = max(step, math.isqrt(batch_pixels) // step * step - 2 * FIELD)
             for start in range(0, len(given), batch):
                 part = F.pad(given[start : start + batch].float(), padding, mode="replicate")
                 denoised[start : start + batch] = self._tiled(part, side)[:, :, :height, :width]
@@ -78,13 +77,13 @@ class Denoiser:
     def _tiled(self, images: Tensor, side: int) -> Tensor:
         """Denoise B x 3 x H x W with sides in multiples of 32, whole or in tiles of `side` pixels."""
         height, width = images.shape[2:]
-        if height * width <= (side + 2 * REACH) ** 2:
+        if height * width <= (side + 2 * FIELD) ** 2:
             return self._flipped(images)
         result = torch.empty_like(images)
         for top, left in product(range(0, height, side), range(0, width, side)):
             # The margins are multiples of 32, so the poolings fall as in the whole image.
-            y, x = max(0, top - REACH), max(0, left - REACH)
-            tile = self._flipped(images[:, :, y : top + side + REACH, x : left + side + REACH])
+            y, x = max(0, top - FIELD), max(0, left - FIELD)
+            tile = self._flipped(images[:, :, y : top + side + FIELD, x : left + side + FIELD])
             inner = tile[:, :, top - y : top - y + side, left - x : left - x + side]
             result[:, :, top : top + side, left : left + side] = inner
         return result
@@ -101,9 +100,9 @@ class Denoiser:
 
 def default_model() -> Path:
     """The best committed model, which is package data. Raises `UserError` if it is missing."""
-    if not BUNDLED.is_file():
-        raise UserError(f"{BUNDLED}: missing; install n2nlib again, or give a model file")
-    return BUNDLED
+    if not BUNDLED_MODEL.is_file():
+        raise UserError(f"{BUNDLED_MODEL}: missing; install n2nlib again, or give a model file")
+    return BUNDLED_MODEL
 
 
 def describe(path: Path) -> str:

@@ -107,9 +107,7 @@ def psnr_hvs_m(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     Takes N x 3 x S x S in [0, 255], S a multiple of 8. An image without any error has 100 dB, as in the
     package.
     """
-    with np.errstate(
-        all="ignore"
-    ):  # flat blocks: the library divides by zero and mends the result afterwards
+    with np.errstate(all="ignore"):  # of flat blocks: the library divides by zero and then mends the result
         parts = [psnr_hvs_hvsm(_luma(a), _luma(b), batch=True)[1] for a, b in _batches(images, clean)]
     return np.concatenate(parts)
 

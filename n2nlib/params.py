@@ -56,6 +56,7 @@ Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=32, le=512, multiple_of=32)]  # pixels; five poolings halve the image
 Block = Annotated[int, Field(ge=1, le=16)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Arch = Literal["tconv", "upsample"]
 AnyArch = Literal["tconv", "upsample", "gated"]  # gated: the network of the best model, not in the report
 Loss = Literal["l1", "mse"]
@@ -65,6 +66,10 @@ Precision = Literal["float32", "bfloat16"]
 Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_distinct)]
 MaybeListed = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 CropScale = Annotated[tuple[Positive, Positive], Field(description="(smallest, largest) share of the area")]
+Crops = Annotated[tuple[CropScale, ...], Field(min_length=1)]  # a scale for each crop of an image
+
+
+MACHINE = {"device", "sweep"}  # parameters that say where runs are trained, which changes no number
 
 
 class Section(BaseModel):
@@ -77,9 +82,7 @@ class Pairs(Section):
     """Where photographs come from and how they become noisy pairs (notebook 01)."""
 
     source: Literal["bundled", "folder", "imagenette", "ee559"]
-    path: (
-        str | None
-    )  # folder: photographs, or a folder with train/ and val/; ee559: the folder of the two files
+    path: str | None  # folder: photographs, or train/ and val/ with them; ee559: the folder of the two files
     validation_path: str | None  # folder: the validation photographs; null: path/val, else a held-out share
     photographs: str | None  # what they are, in words, for our paper and the model card; null: by source
     holdout: Fraction  # folder without validation photographs: the share that is held out
@@ -213,9 +216,7 @@ class Beyond(Section):
     epochs: Count  # of every study but that of sizes; with several crops per image fewer, for the same images
     learning_rate: Positive  # Adam, MSE
     peak_rate: Positive  # highest rate of the one-cycle schedule
-    crops: MaybeListed[
-        Annotated[tuple[CropScale, ...], Field(min_length=1)]
-    ]  # variants: a scale for each crop
+    crops: MaybeListed[Crops]  # variants
     sigma_n: MaybeListed[Positive]  # where shared and independent noise are compared
     averaging: Share  # decay per step of averaged weights; 0: not tried
     sizes: Sizes
@@ -268,9 +269,7 @@ class Sweep(Section):
 class Params(Section):
     """All parameters of one rebuild."""
 
-    scale: Annotated[
-        str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    ]  # names reports/<scale>, data/pairs/<scale>
+    scale: Name  # of reports/<scale> and data/pairs/<scale>
     seed: Seed  # of the pairs and of the evaluation subsets; runs have seeds of their own
     device: Literal["auto", "cpu", "cuda"]
     pairs: Pairs
@@ -299,8 +298,7 @@ class Params(Section):
 
     def hash(self, sections: list[str] | None = None) -> str:
         """SHA-256 of the parameters in `sections` (default: all) that can change a number."""
-        names = set(sections or type(self).model_fields) - {"sweep", "device"}
-        return digest(self.used(sorted(names)))
+        return digest(self.used(sorted(set(sections or type(self).model_fields) - MACHINE)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _effects(differences: np.ndarray) -> list[Effect]:
     """The effect in each simulated table."""
     pairs, seeds = differences.shape[:2]
     better = (np.median(differences, axis=1) > 0).sum(axis=0)
-    columns = (*effects.interval(differences), better, *effects.established(differences))
+    columns = (*effects.estimate_and_limits(differences), better, *effects.established(differences))
     return [Effect(*row[:3], seeds, pairs, *row[3:], "") for row in zip(*columns, strict=True)]
 
 
@@ -252,9 +252,9 @@ def test_pairs_are_no_substitute_for_seeds() -> None:
     null = _simulated(0, 5, 0, 0.0, shared=0.15)
     pooled = null.reshape(-1, 1, TABLES)  # as if each pair at each seed were evidence of its own
     assert sum(found[REPRODUCED] for found in _verdicts(pooled, better, worse)) > 0.05
-    _, low, high = effects.interval(pooled)
+    _, low, high = effects.estimate_and_limits(pooled)
     assert ((low > 0) | (high < 0)).mean() > 0.3
-    _, low, high = effects.interval(null)
+    _, low, high = effects.estimate_and_limits(null)
     assert ((low > 0) | (high < 0)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / TABLES)
 
 
@@ -325,7 +325,7 @@ def test_the_reports_own_tables_under_the_same_rules() -> None:
 
 def test_every_claim_has_a_row_with_its_rule_and_evidence() -> None:
     table = claims.weigh(claims.the_report(), claims.the_report(), comparable=True)
-    statements = pd.read_csv(claims.STATEMENTS)
+    statements = published.statements()
     assert list(statements["claim"]) == list(table["claim"]) == [*claims.CLAIMS, "final_psnr"]
     said = statements.set_index("claim")
     assert said.loc["final_psnr", "published"] == published.FINAL_PSNR
@@ -398,11 +398,11 @@ def test_the_best_other_setting_is_chosen_on_other_seeds() -> None:
     for seed in range(60):  # the report's network is the best by the margin, but 31 others are lucky
         table = published.table1().assign(psnr_std=0.05)
         table["psnr_mean"] = np.random.default_rng(seed).normal(23, 0.1, len(table))
-        table.loc[has_setting(table, claims.NETWORK), "psnr_mean"] += effects.MARGIN
+        table.loc[has_setting(table, claims.OPTIMAL), "psnr_mean"] += effects.MARGIN
         one_seed[better(MEASURES["optimal_network"](Results(table, published.table3())))] += 1
     assert one_seed == {INCONCLUSIVE: 60}
     table = _five_seeds(0.02)
-    best = table.merge(pd.DataFrame([claims.NETWORK]), how="left", indicator=True)["_merge"] == "both"
+    best = table.merge(pd.DataFrame([claims.OPTIMAL]), how="left", indicator=True)["_merge"] == "both"
     table["psnr_mean"] += best
     assert _verdict(Results(table, published.table3()), "optimal_network") == REPRODUCED
 

@@ -318,7 +318,7 @@ def test_several_images_need_a_folder(picture_model: Path, tmp_path: Path, main:
 
 
 def test_without_any_model_there_is_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(denoiser, "BUNDLED", tmp_path / "best.safetensors")
+    monkeypatch.setattr(denoiser, "BUNDLED_MODEL", tmp_path / "best.safetensors")
     with pytest.raises(UserError, match="missing; install n2nlib again"):
         default_model()
 
@@ -326,8 +326,8 @@ def test_without_any_model_there_is_a_message(monkeypatch: pytest.MonkeyPatch, t
 def test_the_default_model_is_named_and_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: Main
 ) -> None:
-    monkeypatch.setattr(denoiser, "BUNDLED", _saved(tmp_path / "models" / "best.safetensors"))
-    denoiser.BUNDLED.with_suffix(".json").write_text(json.dumps({"scale": "paper", "images": 1000}))
+    monkeypatch.setattr(denoiser, "BUNDLED_MODEL", _saved(tmp_path / "models" / "best.safetensors"))
+    denoiser.BUNDLED_MODEL.with_suffix(".json").write_text(json.dumps({"scale": "paper", "images": 1000}))
     source = _picture(tmp_path / "in.png")
     status, output, errors = main("denoise", source, "-o", tmp_path / "out.png")
     assert status == 0, errors

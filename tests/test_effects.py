@@ -167,7 +167,7 @@ def test_effects_of_both_evaluations_stand_beside_the_reports() -> None:
         {True: 0.0, False: 1.2}
     )  # as trained, sharpening gains nothing
     found = effects.effects_table(table1, published.table3(), published.table1(), published.table3())
-    assert list(found.columns) == effects.COLUMNS
+    assert list(found.columns) == effects.EFFECT_COLUMNS
     sharpening = found[found["factor"] == "sharpen"].set_index("source")["estimate"]
     assert sharpening["the report"] == sharpening["ours, as the report evaluated"] == pytest.approx(1.135)
     assert sharpening["ours, as trained"] == pytest.approx(1.135 - 1.2)
@@ -180,8 +180,8 @@ def test_effects_of_both_evaluations_stand_beside_the_reports() -> None:
 def test_a_factor_of_zero_is_no_weaker_sharpening() -> None:
     table = published.table3()
     more = pd.concat([table, table[table["tau_sharp"] == 1].assign(tau_sharp=0, psnr_mean=0.0)])
-    assert effects.levels(more, "tau_sharp")[1:] == (2, 1)
-    assert effects.levels(table[table["tau_sharp"] == 1], "tau_sharp") is None
+    assert effects.contrast_of(more, "tau_sharp")[1:] == (2, 1)
+    assert effects.contrast_of(table[table["tau_sharp"] == 1], "tau_sharp") is None
 
 
 def test_failures_by_hand() -> None:
@@ -406,7 +406,7 @@ def test_the_authors_weights_make_the_same_network(
     read = authors.read_network(tmp_path / "L1_Adam_no_sharp_yes_crops_20epochs.pth", False)
     noisy = images.validation["noisy_1"].float()
     assert torch.allclose(read(noisy), network(noisy), atol=0.05)
-    found = authors.evaluate(tmp_path, images).set_index("optimizer")
+    found = authors.evaluate_networks(tmp_path, images).set_index("optimizer")
     assert list(found["arch"]) == [arch, arch]
     assert tuple(found.loc["sgd", ["loss", "sharpen", "crops", "epochs"]]) == ("mse", True, False, 60)
     assert found.loc["sgd", "psnr_full"] == found.loc["sgd", "report_full"]
@@ -414,8 +414,9 @@ def test_the_authors_weights_make_the_same_network(
 
 
 def test_the_table_of_their_networks_is_written_as_it_is_committed(tmp_path: Path) -> None:
-    authors.write(published.authors_networks(), tmp_path / "again.csv")
-    assert (tmp_path / "again.csv").read_bytes() == authors.NETWORKS.read_bytes()
+    authors.write_networks(published.authors_networks(), tmp_path / "again.csv")
+    committed = Path(published.__file__).with_name("authors_networks.csv")
+    assert (tmp_path / "again.csv").read_bytes() == committed.read_bytes()
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -432,19 +433,18 @@ def test_report_weights_says_what_it_wrote_and_whose_pairs_it_measured(
     pairs = SimpleNamespace(**vars(images), card=card)
     monkeypatch.setattr(pair_set, "ensure_pairs", lambda params: pairs)
     monkeypatch.setattr(__main__, "load_params", lambda: scale)
-    default, other = tmp_path / "default.csv", tmp_path / "other.csv"
-    monkeypatch.setattr(authors, "NETWORKS", default)
-    command = ["n2nlib", "report-weights", str(tmp_path), *(["-o", str(other)] if named else [])]
+    written = tmp_path / "written.csv"
+    command = ["n2nlib", "report-weights", str(tmp_path), *(["-o", str(written)] if named else [])]
     monkeypatch.setattr("sys.argv", command)
     assert __main__.main() == 0
-    written, not_written = (other, default) if named else (default, other)
-    assert not not_written.exists()
-    table = pd.read_csv(written)
-    assert list(table.columns) == list(published.authors_networks().columns)
-    assert list(table["loss"]) == ["l1"]
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"{written} ")
+    said = capsys.readouterr().out
     assert "the 4 validation pairs of scale small (source folder, noisy input 12.30 dB)" in said
+    assert list(tmp_path.glob("*.csv")) == [written] * named
+    if named:
+        assert f"{written} now holds this table" in said
+        table = pd.read_csv(written)
+        assert list(table.columns) == list(published.authors_networks().columns)
+        assert list(table["loss"]) == ["l1"]
     monkeypatch.setattr("sys.argv", [*command[:3], "-o", str(tmp_path)])
     assert __main__.main() == 1
     assert "is a folder" in capsys.readouterr().err
@@ -485,7 +485,7 @@ def test_other_files_are_refused_by_name(
 
 def test_a_folder_without_networks_is_refused(tmp_path: Path, images: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="no file named like"):
-        authors.evaluate(tmp_path, images)
+        authors.evaluate_networks(tmp_path, images)
 
 
 # What sharpening does

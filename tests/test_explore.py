@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from n2nlib import params as parameters
-from n2nlib.denoiser import REACH, Denoiser
+from n2nlib.denoiser import FIELD, Denoiser
 from n2nlib.experiments.paper_runs import ablation_runs
 from n2nlib.files import ROOT, UserError, write_json
 from n2nlib.metrics import mse_per_image, psnr_full
@@ -56,7 +56,7 @@ def pair(photos: dict[str, np.ndarray]) -> Pair:
 @pytest.fixture
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two squares of each training photograph instead of twenty."""
-    monkeypatch.setitem(explore.PAIRS, "train", 12)
+    monkeypatch.setitem(explore.LIVE_PAIRS, "train", 12)
     explore.small_pairs.cache_clear()
     yield
     explore.small_pairs.cache_clear()
@@ -190,7 +190,7 @@ def test_the_receptive_field_is_bounded(arch: str, bound: int, rng: np.random.Ge
     gradient = explore.receptive_field(model, image)
     centre = side // 2
     support = np.argwhere(gradient > 0) - centre
-    assert np.abs(support).max() <= bound < REACH
+    assert np.abs(support).max() <= bound < FIELD
     assert np.abs(support).max() > 16
     assert gradient[centre - 8 : centre + 8, centre - 8 : centre + 8].mean() > 10 * gradient.mean()
 
@@ -245,12 +245,12 @@ def test_any_parameter_can_be_changed(few_pairs: None, changes: dict[str, object
 
 def test_choices_are_allowed_and_hold_the_start() -> None:
     choices = explore.choices()
-    assert set(choices) | explore.FIXED == set(RunParams.model_fields)
+    assert set(choices) | explore.NO_EFFECT == set(RunParams.model_fields)
     for name, values in choices.items():
         values = [value[1] for value in values] if name == "crops" else values
-        assert getattr(explore.START, name) in values
+        assert getattr(explore.LIVE_RUN, name) in values
         for value in values:
-            RunParams(**(explore.START.model_dump() | {name: value}))
+            RunParams(**(explore.LIVE_RUN.model_dump() | {name: value}))
 
 
 def test_a_misspelt_parameter_is_named() -> None:

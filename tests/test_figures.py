@@ -285,7 +285,7 @@ def test_a_long_interval_ends_in_an_arrowhead_at_the_edge() -> None:
     (axis,) = plots.effects(frame).axes
     heads = [line for line in axis.lines if line.get_marker() in ("<", ">")]
     assert [line.get_marker() for line in heads] == ["<"]
-    assert heads[0].get_color() == marks.SOURCES[REPORT]
+    assert heads[0].get_color() == marks.SOURCE_COLORS[REPORT]
     low, high = axis.get_xlim()
     assert -5 < low < heads[0].get_xdata()[0]
     assert high > frame["high"].max()
@@ -368,7 +368,7 @@ def test_error_maps_and_pictures_in_closed_form() -> None:
     image = (
         figures.image_grid({"a": one[None], "clean": clean[None]}, clean[None], errors=True).axes[2].images[0]
     )
-    assert image.get_clim() == (0, figures.REACH)
+    assert image.get_clim() == (0, figures.LARGEST_ERROR)
     assert figures.to_picture(np.array([[[-3.0, 300.0, 1.6]]] * 3)).tolist() == [
         [[0] * 3, [255] * 3, [2] * 3]
     ]
@@ -411,14 +411,16 @@ def test_saved_figures_have_the_same_bytes_and_an_alternative_text(
     monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
     written = []
     for _ in range(2):
-        image = figures.save(plots.effects(effects_of(1).iloc[:2]), "06_discussion/effects", params, [])
+        image = figures.save_figure(
+            plots.effects(effects_of(1).iloc[:2]), "06_discussion/effects", params, []
+        )
         written.append([(tmp_path / f"06_discussion/effects.{kind}").read_bytes() for kind in ("svg", "png")])
     assert written[0] == written[1]
     assert image.alt.startswith("Effect of each factor")
     assert image.width == round(96 * figures.PAGE)
     assert not plt.get_fignums()
     with pytest.raises(ValueError, match="no description"):
-        figures.save(plt.figure(), "06_discussion/effects", params, [])
+        figures.save_figure(plt.figure(), "06_discussion/effects", params, [])
 
 
 def test_a_saved_picture_keeps_its_colours(
@@ -427,8 +429,8 @@ def test_a_saved_picture_keeps_its_colours(
     monkeypatch.setattr(Params, "reports", property(lambda self: tmp_path))
     colours = np.arange(3 * 32 * 32).reshape(3, 32, 32) * 7 % 251
     figure, axes = plt.subplots()
-    figures.show(axes, figures.to_picture(colours))
-    figures.save(figures.described(figure, "colours"), "01_data/picture", params, [])
+    figures.show_picture(axes, figures.to_picture(colours))
+    figures.save_figure(figures.described(figure, "colours"), "01_data/picture", params, [])
     with Image.open(tmp_path / "01_data/picture.png") as image:
         found = {colour for _, colour in image.getcolors(2**20)}
     assert {tuple(colour) for colour in colours.reshape(3, -1).T} <= found

@@ -19,11 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 from n2nlib import metrics
 from n2nlib.files import file_digest, read_json, write_json
+from n2nlib.meaning import code_identity, meaning
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train import identity as identities
 from n2nlib.train import runs
-from n2nlib.train.identity import RunParams, code_identity, identity, meaning, run_name
+from n2nlib.train.identity import RunParams, identity, run_name
 from n2nlib.train.runs import find
 from n2nlib.train.sweep import train_and_store
 
@@ -130,7 +131,7 @@ def test_the_code_behind_a_run_is_what_trains_and_nothing_that_draws() -> None:
 
 
 def test_code_is_compared_under_logical_names(tmp_path: Path) -> None:
-    original = code_identity(tuple(identities.TRAINING.items()))
+    original = code_identity(tuple(identities.TRAINING.items()), folder=TRAIN)
     moved = {}
     for name, file in identities.TRAINING.items():
         moved[name] = f"rooms/of/{name}s.py"

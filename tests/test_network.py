@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from n2nlib.denoiser import REACH
+from n2nlib.denoiser import FIELD
 from n2nlib.train.gated import BLOCKS, GatedBlock, GatedUNet, Norm
 from n2nlib.train.network import (
     DEPTH,
@@ -238,8 +238,8 @@ def test_no_output_depends_on_an_input_farther_away_than_reach(
         rows, columns = gradient[0].abs().sum(0).nonzero().T
         distances.add(max((rows - row).abs().max(), (columns - column).abs().max()).item())
     assert min(distances) > (20 if arch == "gated" else 100)
-    assert max(distances) + 1 < REACH  # sharpening sees one pixel more
-    assert REACH % 2**DEPTH == 0
+    assert max(distances) + 1 < FIELD  # sharpening sees one pixel more
+    assert FIELD % 2**DEPTH == 0
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _write(root, "explore", "Explore")
     monkeypatch.setattr(parameters, "ROOT", root)
     monkeypatch.setattr(notebooks, "ROOT", root)
-    monkeypatch.setattr(notebooks, "SOURCES", root / "notebooks")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", root / "notebooks")
     parameters.sections_of.cache_clear()
     yield root
     parameters.sections_of.cache_clear()

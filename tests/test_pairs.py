@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from n2nlib.files import UserError
+from n2nlib.meaning import code_identity
 from n2nlib.pairs import pair_set as pair_set_module
 from n2nlib.pairs.corruption import block_mean, cells, draw, random_square
-from n2nlib.pairs.pair_set import PairSet, build_pairs, ensure_pairs, load_pairs
+from n2nlib.pairs.pair_set import PairSet, build_pairs, ensure_pairs, load_pairs, read_card
 from n2nlib.pairs.photos import Photo, divide, find_photos
 from n2nlib.params import Params, load_params
 
@@ -359,7 +360,23 @@ def test_pairs_are_made_again_when_their_parameters_change(
         assert ensure_pairs(same).hash == first
         assert (tmp_path / "card.json").stat().st_mtime_ns == written
     assert ensure_pairs(params.model_copy(update={"seed": 3})).hash != first
-    assert json.loads((tmp_path / "card.json").read_text())["parameters"]["seed"] == 3
+    assert json.loads((tmp_path / "card.json").read_text())["made_from"]["parameters"]["seed"] == 3
+
+
+def test_pairs_are_made_again_when_the_code_that_makes_them_changes(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_pairs(params, tmp_path / "set")
+    card = read_card(tmp_path / "set")
+    assert pair_set_module.is_current(card, params)
+    here = Path(pair_set_module.__file__).parent
+    for name in pair_set_module.MAKING:
+        (tmp_path / f"{name}.py").write_text((here / f"{name}.py").read_text())
+    monkeypatch.setattr(pair_set_module, "__file__", str(tmp_path / "pair_set.py"))
+    for edit, same in (("# A remark.\n", True), ("HELD = 3\n", False)):
+        (tmp_path / "corruption.py").write_text((here / "corruption.py").read_text() + edit)
+        code_identity.cache_clear()
+        assert pair_set_module.is_current(card, params) == same
 
 
 def test_each_photograph_is_decoded_once_to_check_it(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 import typst
@@ -22,6 +21,7 @@ from n2nlib.experiments import published
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, load_params
 from n2nlib.report import paper_tables, paper_text, typeset
+from n2nlib.report.typeset import FONTS
 
 LAYOUT = r"\d+(?:\.\d+)?(?:pt|em|cm|fr)\b|\w+: \d+%"  # lengths and shares, not results
 UNITS = (
@@ -257,7 +257,7 @@ def test_several_seeds_have_intervals_and_failures_are_counted(reports: Path, pa
         low=[float("nan"), 0.8, 0.9, -0.3],
         high=[float("nan"), 1.2, 1.3, 0.1],
     )
-    found = paper_text.differences(params)
+    found = paper_text.model_differences(params)
     unknown = "−1.00\xa0dB (no interval: too few photographs)"
     assert found["final model"] == {"name": "median (radius 1)", "classical": unknown}
     assert found["best model"] == {
@@ -393,7 +393,7 @@ def _variant(project: Project, folder: Path, **changes: object) -> str:
         str(project.folder / "reports" / "paper.typ"),
         output=str(folder / "paper.pdf"),
         root=str(project.folder),
-        font_paths=[str(Path(mpl.get_data_path()) / "fonts" / "ttf")],  # those of the paper
+        font_paths=[str(FONTS)],
         ignore_system_fonts=True,
         sys_inputs={"scale": "variant"},
     )

@@ -25,7 +25,7 @@ from n2nlib.report.readme import write_readme
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CARD = {"torch", "jupyter", "papermill", "nbconvert", "seaborn", "pandas", "dvc"}
-FLOORS = ["files metrics params", "pairs", "train", "denoiser", "experiments", "report", "__main__"]
+FLOORS = ["files meaning metrics params", "pairs", "train", "denoiser", "experiments", "report", "__main__"]
 IDLE = {"device", "sweep"}  # sections that change no number
 
 

@@ -473,6 +473,7 @@ def test_a_diverged_run_is_recorded_with_its_psnr(
     history = result.history
     assert len(history) < 3 or not np.isfinite(history["train_loss"].iloc[-1])
     assert max(result.curve) == len(history)  # validated although training ended early
+    assert result.about["images"] == history["images"].iloc[-1]
     assert all(math.isfinite(value) for value in result.metrics(params).values())
     assert 0 < result.metrics(params)["psnr_full"] < 15
     assert train_and_store(runs_folder / "one", run, pair_set, params, CPU, _refuse).diverged

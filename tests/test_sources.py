@@ -279,7 +279,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
     return tuple({name: tensor.numpy() for name, tensor in split.items()} for split in splits)
 
 
-def _state(measured: list[noise.Assumption]) -> dict[str, bool]:
+def _state(measured: list[noise.Assumption]) -> dict[str, bool | None]:
     return {one.name: one.holds for one in measured}
 
 
@@ -364,6 +364,16 @@ def test_clipped_and_coloured_noise_are_called_out(
     measured = noise.assumptions(train, validation | {"noisy_1": validation["clean"].astype(float) + smooth})
     assert not _state(measured)["spatially white"]
     assert "hold" in noise.verdict(measured)  # whiteness is not needed
+
+
+def test_too_few_images_tell_nothing(arrays: tuple[dict, dict]) -> None:
+    few = [{name: images[:4] for name, images in split.items()} for split in arrays]
+    measured = noise.assumptions(*few)
+    assert _state(measured)[MEAN] is None
+    assert _state(measured)[MEDIAN] is None
+    assert noise.verdict(measured).startswith("There are too few images to tell")
+    few[0]["noisy_2"] = few[0]["noisy_1"]  # shared noise shows in few images, too
+    assert "BROKEN" in noise.verdict(noise.assumptions(*few))
 
 
 def test_a_broken_set_is_not_accepted_in_silence(course: Path, pair_set: PairSet, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from n2nlib.metrics import mse_per_image, psnr_full
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.params import Params, load_params
+from n2nlib.train.identity import images_of
 from n2nlib.train.network import Network
-from n2nlib.train.runs import Planned, images_of
+from n2nlib.train.runs import Planned
 from n2nlib.train.sweep import train_and_store
 
 CHANGES = {  # what the variants of a study may differ in
@@ -74,7 +75,7 @@ def test_what_is_not_asked_for_is_not_trained(params: Params) -> None:
     asked, left = beyond.variants(params), beyond.variants(fewer)
     gone = {"crops", "network", "augmentation noise, sigma 25", "noise draws"}
     assert set(asked) - set(left) == gone
-    assert list(left["recipe"]) == [beyond.STEPS, beyond.ONE_CYCLE]
+    assert list(left["recipe"]) == [beyond.ANNEALED, beyond.ONE_CYCLE]
     assert not any(one.run.averaging for one in beyond.study_runs(fewer))
 
 
@@ -320,7 +321,7 @@ def test_the_best_model_is_evaluated_with_and_without_flips(
     psnr = psnr_full(mse_per_image(by_hand.numpy(), sets[""].test["clean"].numpy()))
     assert table["test_full"][1] == pytest.approx(psnr, abs=1e-4)
     without = PairSet(sets[""].folder, {}, {}, sets[""].validation, {})
-    assert math.isnan(best.evaluate(trained.finished[0], without, small, False)["test_full"])
+    assert math.isnan(best.evaluate_model(trained.finished[0], without, small, False)["test_full"])
 
 
 def test_references_are_read_on_the_test_set(trained: Experiment, sets: dict[str, PairSet]) -> None:
@@ -382,7 +383,7 @@ def test_the_model_card_says_what_the_result_files_say(
 ) -> None:
     with pytest.raises(UserError, match=r"best\.json"):
         best.write_card(small, sets["best"])
-    metrics = best.evaluate(trained.finished[0], sets[""], small, True)
+    metrics = best.evaluate_model(trained.finished[0], sets[""], small, True)
     arguments = trained.planned[0], trained.finished[0], small
     about = paper_runs.save_model("07_beyond/best", *arguments, metrics, flips=True)
     table, _ = best.references(sets[""], {best.BEST: [best.denoiser(trained.finished[0], True)]}, "")

@@ -132,7 +132,7 @@ def test_the_candidate_is_the_best_after_the_short_cycle() -> None:
     values = {1: [20, 21, 22, 25], 2: [20, 22, 23, 24], 3: [23, 21, 20, 19]}
     curves = pd.DataFrame(
         [
-            {"candidate": candidate, "epoch": epoch, "psnr_mean": value}
+            {"candidate": candidate, "seed": 0, "epoch": epoch, "psnr_mean": value}
             for candidate, line in values.items()
             for epoch, value in enumerate(line, 1)
         ]
@@ -146,6 +146,9 @@ def test_the_candidate_is_the_best_after_the_short_cycle() -> None:
     assert paper_runs.choose_candidate(curves, with_crops, 2)["candidate"] == 3
     ours = candidates[candidates["candidate"] != 3]
     assert paper_runs.choose_candidate(curves, ours, 1)["candidate"] == 1  # whatever else has a curve
+    diverged = pd.DataFrame([{"candidate": 1, "seed": 1, "epoch": 1, "psnr_mean": 5.0}])
+    both = pd.concat([curves, diverged])  # a run that ended early counts with where it ended
+    assert paper_runs.choose_candidate(both, ours, 99)["candidate"] == 2
 
 
 @pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.yaml")), ids=lambda path: path.stem)

@@ -40,30 +40,34 @@ def _text(*rows: dict) -> pd.DataFrame:
 )
 def test_a_cell(changes: dict, identical: int, within: int, different: int) -> None:
     other = ROW | {"loss": "l1"}
-    found = verify.compare("t", _text(ROW, other), _text(ROW | changes, other), decibels=0.28)
+    found = verify.compare_tables("t", _text(ROW, other), _text(ROW | changes, other), decibels=0.28)
     assert (found.identical, found.within, len(found.different)) == (identical, within, different)
 
 
 def test_an_estimate_may_move_by_half_its_interval() -> None:
     effect = {"factor": "arch", "source": "ours", "estimate": 0.3, "low": 0.1, "high": 0.5, "basis": "seeds"}
     for change, different in (({"estimate": 0.49}, 0), ({"estimate": 0.51}, 1), ({"basis": "one seed"}, 1)):
-        found = verify.compare("effects", _text(effect), _text(effect | change), decibels=0.0)
+        found = verify.compare_tables("effects", _text(effect), _text(effect | change), decibels=0.0)
+        assert len(found.different) == different
+    agreement = {"reference": "r", "tau": 0.3, "low": 0.1, "high": 0.9, "mean_abs_diff": 0.2}
+    for change, different in (({"tau": 0.6}, 0), ({"mean_abs_diff": 0.3}, 1)):  # whose interval it is
+        found = verify.compare_tables("agreement", _text(agreement), _text(agreement | change), decibels=0.0)
         assert len(found.different) == different
     claim = {"claim": "c", "ours": 0.5, "ci_low": 0.1, "ci_high": 0.9, "verdict": "reproduced"}
-    assert verify.compare("claims", _text(claim), _text(claim | {"ours": 0.8}), 0.0).within == 1
-    flipped = verify.compare("claims", _text(claim), _text(claim | {"verdict": "inconclusive"}), 0.0)
+    assert verify.compare_tables("claims", _text(claim), _text(claim | {"ours": 0.8}), 0.0).within == 1
+    flipped = verify.compare_tables("claims", _text(claim), _text(claim | {"verdict": "inconclusive"}), 0.0)
     assert flipped.different == ["c: verdict was reproduced, is inconclusive"]
 
 
 def test_rows_without_a_setting_are_compared_in_order() -> None:
     runs = [{"run": name, "psnr_full": value} for name, value in (("a", 20.0), ("b", 24.0))]
     renamed = [row | {"run": "new"} for row in runs]
-    assert verify.compare("measures", _text(*runs), _text(*renamed), 0.1).identical == 2
-    assert len(verify.compare("measures", _text(*runs), _text(*reversed(renamed)), 0.1).different) == 2
+    assert verify.compare_tables("measures", _text(*runs), _text(*renamed), 0.1).identical == 2
+    assert len(verify.compare_tables("measures", _text(*runs), _text(*reversed(renamed)), 0.1).different) == 2
 
 
 def test_other_columns_differ() -> None:
-    found = verify.compare("t", _text(ROW), _text(ROW | {"epochs": 3}), 0.1)
+    found = verify.compare_tables("t", _text(ROW), _text(ROW | {"epochs": 3}), 0.1)
     assert found.different == ["columns: epochs"]
 
 
@@ -110,7 +114,9 @@ def test_a_changed_cell_of_any_committed_table_is_found(
         for column in (name for name in table if name not in ("run", "seconds")):
             changed = table.copy()
             changed.loc[0, column] = f"9{changed.loc[0, column]}"
-            assert verify.compare("t", table, changed, decibels=0.3).different, f"{path.name}: {column}"
+            assert verify.compare_tables("t", table, changed, decibels=0.3).different, (
+                f"{path.name}: {column}"
+            )
         changed.to_csv(path, index=False)
     assert all(one.different for one in verify.verify("laptop")[0])
     assert not verify.print_verification("laptop")

@@ -88,7 +88,7 @@ def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
 def test_effects_of_every_source_stand_below_each_other() -> None:
     found = pd.DataFrame([_effect(REPORT, "arch", -0.3, 0.1), _effect(TRAINED, "arch", 0.1, 0.1)])
     length = pd.DataFrame([_at(10, 0.1), _at(50, 9.0, "other"), _at(90_000, 3.0, "other")])
-    table = wording.effects_table(found, length, "s").splitlines()
+    table = wording.effects_markdown(found, length, "s").splitlines()
     assert table[0].startswith("| change of the PSNR (dB) | TConv − Upsample | sharpening |")
     gaps = " –" + " | –" * 3 + " |"
     assert table[2] == f"| ours, as trained (scale s: 10 images, 3 seeds) | +0.10 [0.00, +0.20] |{gaps}"
@@ -100,12 +100,15 @@ def test_effects_of_every_source_stand_below_each_other() -> None:
 
 def test_curves_say_who_is_ahead_first_and_last() -> None:
     rows = [(10, "A", 23.0), (10, "1", 22.0), (10, "B", 22.95), (20, "1", 24.0), (20, "A", 23.0)]
-    curves = pd.DataFrame(
-        [*rows, (20, "B", 23.5), (15, "B", 30.0)], columns=["images", "candidate", "psnr_mean"]
-    )
+    rows += [(20, "B", 23.5), (15, "B", 30.0)]
+    curves = pd.DataFrame(rows, columns=["images", "candidate", "psnr_mean"]).assign(seed=0)
     assert wording.curves_sentence(curves) == (
         "After 10 images candidate A is ahead at 23.00 dB, with B less than 0.12 dB behind. "
         "After 20 images candidate 1 is ahead at 24.00 dB."
+    )
+    diverged = pd.DataFrame([{"images": 10, "candidate": "1", "psnr_mean": 6.0, "seed": 1}])
+    assert wording.curves_sentence(pd.concat([curves, diverged])).endswith(
+        "After 20 images candidate B is ahead at 23.50 dB."
     )
 
 
@@ -195,7 +198,7 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
     table = _table1().assign(psnr_mean=23.123456, extra=1)
     tables.save(table, "03_ablation/table1_ablation", elsewhere, ["r", "r"])
     path = elsewhere.reports / "03_ablation" / "table1_ablation.csv"
-    assert path.read_text().splitlines()[0] == ",".join(tables.FIXED["table1_ablation"])
+    assert path.read_text().splitlines()[0] == ",".join(tables.CONTRACT["table1_ablation"])
     assert tables.load("03_ablation/table1_ablation", elsewhere)["psnr_mean"].eq(23.1235).all()
     tables.save(pd.DataFrame({"tau_sharp": [0.123456]}), "03_ablation/exact", elsewhere, ["s"])
     assert tables.load("03_ablation/exact", elsewhere)["tau_sharp"].item() == 0.123456

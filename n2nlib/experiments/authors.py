@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from n2nlib.experiments import effects, published
-from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, SOURCES
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, EVALUATIONS
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.files import UserError, relative, replacing
 from n2nlib.metrics import psnr_full
@@ -24,7 +24,6 @@ from n2nlib.train.network import Network
 
 NAME = re.compile(r"(L1|MSE)_(Adam|SGD)_(yes|no)_sharp_(yes|no)_crops_(\d+)epochs")
 TAU = 1.0  # the factor of the report's networks that sharpen
-NETWORKS = Path(published.__file__).with_name("authors_networks.csv")  # `published.authors_networks`
 REFERENCES = {  # column of `published_networks` -> what it is, in words
     "printed": "the report's Table I",
     "psnr_2022_04_20": "the authors, 2022-04-20, as trained",
@@ -94,7 +93,7 @@ def read_setting(path: Path) -> dict[str, object] | None:
     return setting | {"sharpen": sharpen == "yes", "crops": crops == "yes", "epochs": int(epochs)}
 
 
-def evaluate(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
+def evaluate_networks(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
     """Evaluate the authors' networks in `folder` and below on the validation pairs.
 
     A file is named like L1_Adam_no_sharp_no_crops_20epochs.pth, or lies in a folder of that name, as in their
@@ -120,8 +119,8 @@ def evaluate(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
     return pd.DataFrame(rows)[[*keys, "psnr_full", "report_full"]].sort_values(keys, ignore_index=True)
 
 
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of `evaluate` as authors_networks.csv is written; dB to four decimals."""
+def write_networks(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of `evaluate_networks` as authors_networks.csv is written; dB to four decimals."""
     lower = {name: table[name].map({True: "true", False: "false"}) for name in ("sharpen", "crops")}
     with replacing(path) as temporary:
         table.round(4).assign(**lower).to_csv(temporary, index=False, lineterminator="\n")
@@ -166,7 +165,7 @@ def side_by_side(table1: pd.DataFrame) -> pd.DataFrame:
     return theirs.merge(ours, "left", ABLATION)
 
 
-def references() -> dict[str, pd.DataFrame]:
+def printed_and_measured() -> dict[str, pd.DataFrame]:
     """What Table I can be compared with: name -> setting and `psnr` (dB) of up to 32 networks."""
     found = published_networks()
     return {
@@ -176,18 +175,18 @@ def references() -> dict[str, pd.DataFrame]:
 
 
 def agreement(table1: pd.DataFrame) -> pd.DataFrame:
-    """How our Table I, by both evaluations, agrees with each of `references`, in all cells and for each arch.
+    """How our Table I, by both evaluations, agrees with each of `printed_and_measured`.
 
     A setting is represented by its median over seeds, so a failed run moves it little. Columns: reference,
     source (which evaluation of ours), arch ("all", "tconv", "upsample"), cells (settings that both have), tau
     (Kendall's) with its bootstrap interval low and high, and mean_abs_diff (dB). NaN: fewer than three cells.
     """
     rows = []
-    for source, value in SOURCES.items():
+    for source, value in EVALUATIONS.items():
         if value not in table1:
             continue
         ours = table1.groupby(ABLATION, as_index=False)[value].median()
-        for reference, theirs in references().items():
+        for reference, theirs in printed_and_measured().items():
             both = ours.merge(theirs, on=ABLATION)
             for arch in ("all", "tconv", "upsample"):
                 cells = both if arch == "all" else both[both["arch"] == arch]

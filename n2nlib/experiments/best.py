@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from n2nlib import metrics
 from n2nlib.denoiser import Denoiser
@@ -23,6 +24,12 @@ from n2nlib.train.runs import Planned, Result
 
 FINAL, BEST = "final model", "best model"
 TWIN = "{}, trained on clean targets"
+OF_TEST = {  # measure -> its name on the test set
+    "psnr_full": "test_full",
+    "psnr_per_image": "test_per_image",
+    "psnr_hvs_m": "test_psnr_hvs_m",
+    "ssim": "test_ssim",
+}
 PHOTOGRAPHS = {  # of a source, in words
     "bundled": "the colour photographs inside scikit-image, scikit-learn and matplotlib",
     "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
@@ -31,7 +38,7 @@ PHOTOGRAPHS = {  # of a source, in words
 }
 
 
-def photographs(params: Params) -> str:
+def photographs_in_words(params: Params) -> str:
     """What the photographs of the pairs are, in words."""
     return params.pairs.photographs or PHOTOGRAPHS[params.pairs.source]
 
@@ -68,32 +75,30 @@ def denoiser(result: Result, flips: bool) -> Denoiser:
     return Denoiser(load_network(result.model)[0], flips)
 
 
-def evaluate(result: Result, pairs: PairSet, params: Params, flips: bool) -> dict[str, float]:
+def evaluate_model(result: Result, pairs: PairSet, params: Params, flips: bool) -> dict[str, float]:
     """The metrics of a run's network with or without flips, dB except ssim.
 
     On validation: psnr_mean, psnr_std, psnr_full, psnr_per_image, psnr_hvs_m, ssim. On the test set (NaN
     without one): test_full, test_per_image, test_psnr_hvs_m, test_ssim.
     """
-    model, found = denoiser(result, flips), {}
-    for split in ("validation", "test"):
-        images = getattr(pairs, split)
-        if images:
-            clean = images["clean"].numpy()
-            denoised = model.predict(images["noisy_1"].numpy())
-            mse = metrics.mse_per_image(denoised, clean)
-            found[split] = metrics.summarize(mse, params.evaluation, params.seed)
-            found[split] |= metrics.perceptual(denoised, clean)
-    names = {"test_full": "psnr_full", "test_per_image": "psnr_per_image"}
-    names |= {"test_psnr_hvs_m": "psnr_hvs_m", "test_ssim": "ssim"}
-    test = found.get("test", {})
-    return found["validation"] | {name: test.get(of, float("nan")) for name, of in names.items()}
+    model = denoiser(result, flips)
+
+    def measured(images: Mapping[str, Tensor]) -> dict[str, float]:
+        clean, denoised = images["clean"].numpy(), model.predict(images["noisy_1"].numpy())
+        mse = metrics.mse_per_image(denoised, clean)
+        found = metrics.summarize(mse, params.evaluation, params.seed)
+        return found | metrics.perceptual(denoised, clean)
+
+    test = measured(pairs.test) if pairs.test else dict.fromkeys(OF_TEST, np.nan)
+    return measured(pairs.validation) | {name: test[measure] for measure, name in OF_TEST.items()}
 
 
 def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
-    """The best model and its twin, without and with flips: model, passes and the columns of `evaluate`."""
+    """The best model and its twin, without and with flips: model, passes and what `evaluate_model` gives."""
     return pd.DataFrame(
         [
-            {"model": one.row["model"], "passes": 4 if flips else 1} | evaluate(result, pairs, params, flips)
+            {"model": one.row["model"], "passes": 4 if flips else 1}
+            | evaluate_model(result, pairs, params, flips)
             for one, result in zip(best.planned, best.finished, strict=True)
             for flips in (False, True)
         ]
@@ -125,7 +130,7 @@ def references(
     denoised |= {name: [model.predict(noisy) for model in seeds] for name, seeds in models.items()}
     rows = []
     for name, seeds in denoised.items():
-        measured = pd.DataFrame([baselines.evaluate(name, found, clean) for found in seeds])
+        measured = pd.DataFrame([baselines.baseline_row(name, found, clean) for found in seeds])
         means = measured.drop(columns="method").mean().to_dict()
         rows.append({"split": split, "method": name, "seeds": len(seeds)} | means)
     errors = {
@@ -203,7 +208,7 @@ def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.Da
     """Runs of several kinds and the classical methods: kind, psnr_full, psnr_hvs_m (dB), ssim and failed."""
     frames = [frame.assign(kind=kind) for kind, frame in runs.items()]
     frame = pd.concat([*frames, classical[1:].assign(kind="classical methods")], ignore_index=True)
-    failed = frame["psnr_full"] < classical["psnr_full"].iloc[0]
+    failed = effects.failed(frame, classical["psnr_full"].iloc[0])
     return frame[["kind", "psnr_full", "psnr_hvs_m", "ssim"]].assign(failed=failed)
 
 
@@ -277,7 +282,7 @@ def write_card(params: Params, pairs: PairSet) -> Path:
         scale=about["scale"],
         passes="four passes, the mean over the four flips of the image" if about["flips"] else "one pass",
         photographs=f"{card['photographs']['train']:,}",
-        source=photographs(params),
+        source=photographs_in_words(params),
         pairs=card["counts"]["train"],
         size=pairs.train["noisy_1"].shape[-1],
         images=about["images"],

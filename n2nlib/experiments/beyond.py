@@ -24,9 +24,9 @@ from n2nlib.params import Params
 from n2nlib.train.identity import RunParams
 from n2nlib.train.runs import Planned, Result
 
-SETTING = {"arch": "tconv", "loss": "mse", "optimizer": "adam", "sharpen": False, "crops": False}
+STUDIED = {"arch": "tconv", "loss": "mse", "optimizer": "adam", "sharpen": False, "crops": False}
 AS_PUBLISHED = {"residual": False, "normalized": False}
-STEPS, ONE_CYCLE, AVERAGED = "annealing step", "one cycle", "averaged weights"
+ANNEALED, ONE_CYCLE, AVERAGED = "annealing step", "one cycle", "averaged weights"
 BEST_NETWORK = "network of the best model"
 PLAIN, SHARPENED = "not sharpened", "sharpened"
 INITIALISATION = "initialisation"  # how the names of its studies begin
@@ -52,7 +52,7 @@ def network(params: Params, seed: int, **changes: object) -> RunParams:
         "normalized": True,
         "validate_every_epoch": False,
     }
-    return run_params(params, SETTING, seed, **(schedule | changes))
+    return run_params(params, STUDIED, seed, **(schedule | changes))
 
 
 def one_cycle(rate: float) -> dict[str, object]:
@@ -64,7 +64,7 @@ def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
     """Study -> variant -> its changes to `network`. Each study compares its variants with its first one."""
     options, best, course = params.beyond, params.best, params.pairs.source == "ee559"
     cycle = one_cycle(options.peak_rate)
-    recipes: dict[str, dict[str, object]] = {STEPS: {}, ONE_CYCLE: cycle}
+    recipes: dict[str, dict[str, object]] = {ANNEALED: {}, ONE_CYCLE: cycle}
     if options.averaging:
         average = {"averaging": options.averaging}
         recipes |= {AVERAGED: average, f"{ONE_CYCLE}, {AVERAGED}": cycle | average}
@@ -83,7 +83,7 @@ def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
         "crops": {"none": {}} | crops,
         "recipe": recipes,
     }
-    if (best.arch, best.width) != (SETTING["arch"], params.model.width):
+    if (best.arch, best.width) != (STUDIED["arch"], params.model.width):
         other = {"arch": best.arch, "width": best.width}
         every["network"] = {"U-Net": cycle, BEST_NETWORK: cycle | other}
     for sigma in options.sigma_n:
@@ -136,7 +136,7 @@ def initialisation_runs(params: Params) -> list[Planned]:
         for (loss, optimizer), words in INITIALISED.items()
         for variant, change in INITIALISATIONS.items()
         for one in table1
-        if _is(one, SETTING | {"loss": loss, "optimizer": optimizer, "arch": change["arch"]})
+        if _is(one, STUDIED | {"loss": loss, "optimizer": optimizer, "arch": change["arch"]})
     ]
 
 
@@ -296,8 +296,8 @@ def sizes(studies: Experiment, sets: dict[str, PairSet]) -> pd.DataFrame:
         size = int(name.removesuffix("px"))
         noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
         sharp = gradient_energy(clean).sum()
-        blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
-        for method, images in (("noisy input", noisy), ("Gaussian blur", blurred)):
+        blurred = baselines.tuned_blur(noisy, pairs)
+        for method, images in ((baselines.NOISY, noisy), ("Gaussian blur", blurred)):
             psnr = psnr_full(mse_per_image(images, clean))
             sharpness = gradient_energy(images).sum() / sharp
             rows.append({"size": size, "method": method, "psnr_full": psnr, "sharpness": sharpness})

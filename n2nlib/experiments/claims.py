@@ -14,29 +14,42 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from n2nlib.experiments import effects, published
-from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, CONFIDENCE, FEWEST_SEEDS, MARGIN, REACH, Effect
+from n2nlib.experiments.effects import (
+    AS_REPORT,
+    AS_TRAINED,
+    CONFIDENCE,
+    FEWEST_SEEDS,
+    MARGIN,
+    NORMAL_REACH,
+    Effect,
+)
 from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
 
 REPRODUCED, NOT_REPRODUCED, TOO_SMALL = "reproduced", "not reproduced", "too small to matter"
 INCONCLUSIVE, NOT_TESTED = "inconclusive", "not tested"
 HIGHEST_RATE = 0.001  # of section III-B: the report's networks do not converge above it
-NETWORK = {"loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False, "arch": "tconv"}
+OPTIMAL = {"loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False, "arch": "tconv"}
 CANDIDATES = ("1", "2", "3")  # of the report, which are trained for the same number of epochs
 EARLY, SECOND, LATE = "first quarter", "second quarter", "second half"  # of the epochs of Fig. 2
 SHARES = {EARLY: (0, 0.25), SECOND: (0.25, 0.5), LATE: (0.5, 1)}
 SPREADS = {AS_TRAINED: "psnr_std", AS_REPORT: "report_std"}
 ERRORS = {AS_TRAINED: "mse", AS_REPORT: "mse_report"}
 SEARCHED = ["batch_size", "loss", "arch", "sharpen", "crops", "learning_rate"]  # settings of a rate search
-STATEMENTS = Path(published.__file__).with_name("statements.csv")
-COLUMNS = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
-COLUMNS += ["verdict_report_evaluation", "ours_report_evaluation", "basis", "rule", "evidence", "section"]
+CLAIM_COLUMNS = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
+CLAIM_COLUMNS += [
+    "verdict_report_evaluation",
+    "ours_report_evaluation",
+    "basis",
+    "rule",
+    "evidence",
+    "section",
+]
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ def _table3(factor: str, compared: str) -> Measure:
 
 def _compared(name: str, factor: str, results: Results) -> Effect | None:
     table = _table(name, results)
-    found = effects.levels(table, factor)
+    found = effects.contrast_of(table, factor)
     if found is None:
         return None
     _, a, b = found
@@ -214,7 +227,7 @@ def _contrast(sides: list[tuple[pd.DataFrame, pd.DataFrame]], results: Results) 
         return effects.single(each)
     # The spread is that of subsets of half of the images; a whole set has half the variance.
     variances = [part.get(SPREADS[value], part["psnr_std"]).pow(2).mean() / 2 for part in parts]
-    return effects.single(each, REACH * float(np.sqrt(sum(variances) / len(sides))))
+    return effects.single(each, NORMAL_REACH * float(np.sqrt(sum(variances) / len(sides))))
 
 
 @partial(Measure, f"{_T1}, mean of candidates 1, 2, 3 minus L1, Adam, Upsample, no sharpening, no crops")
@@ -231,7 +244,7 @@ def _new_models(results: Results) -> Effect | None:
 )
 def _optimal_network(results: Results) -> Effect | None:
     table, value = _table("table1", results), results.value
-    chosen = has_setting(table, NETWORK)
+    chosen = has_setting(table, OPTIMAL)
     ours, others = table[chosen], table[~chosen]
     if ours.empty or others.empty:
         return None
@@ -324,10 +337,10 @@ def _high_rates(results: Results) -> Effect | None:
     read &= search.get("schedule", "short") == "short"
     keys = [name for name in SEARCHED if name in search]
     found = search[read].pivot_table("gap", keys, "seed").dropna(axis=1)
-    return None if found.empty else effects.summarize(found)
+    return None if found.empty else effects.effect_of(found)
 
 
-CLAIMS: dict[str, tuple[Rule, Measure]] = {  # their words are in STATEMENTS
+CLAIMS: dict[str, tuple[Rule, Measure]] = {  # their words: `published.statements`
     "tconv_no_advantage": (no_advantage, _table1("arch")),
     "crops_mixed": (mixed, _table1("crops")),
     "sharpening_better": (better, _table1("sharpen")),
@@ -369,7 +382,7 @@ def _judged(claim: str, ours: Results, theirs: Results) -> dict[str, object]:
 
 def _final(ours: Results, theirs: Results, comparable: bool) -> dict[str, object]:
     """The final model's PSNR: one run against one run, so the verdict has no error rate."""
-    reach = REACH * MARGIN / np.sqrt(2)  # the spread is that of half of the images
+    reach = NORMAL_REACH * MARGIN / np.sqrt(2)  # the spread is that of half of the images
     psnr, gap = ours.final_psnr, abs(ours.final_psnr - theirs.final_psnr)
     verdict = REPRODUCED if gap <= MARGIN else NOT_REPRODUCED if gap > MARGIN + reach else INCONCLUSIVE
     return {
@@ -391,11 +404,11 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
     were. They are empty if both evaluations are the same.
     """
     rows = []
-    for said in pd.read_csv(STATEMENTS).to_dict("records"):
+    for said in published.statements().to_dict("records"):
         final = said["claim"] == "final_psnr"
         row = _final(ours, theirs, comparable) if final else _judged(said["claim"], ours, theirs)
         rows.append(said | {"statement": f"{said['section']}: {said['statement']}"} | row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
 def on_its_own_tables(theirs: Results) -> dict[str, str]:

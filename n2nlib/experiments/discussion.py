@@ -6,14 +6,14 @@ import pandas as pd
 
 from n2nlib.experiments import effects
 from n2nlib.experiments.claims import Results
-from n2nlib.experiments.effects import SOURCES
+from n2nlib.experiments.effects import EVALUATIONS
 from n2nlib.experiments.pipeline import Chain
 from n2nlib.experiments.results import search_record
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, load_network
 
 SCALES = ("laptop", "workstation", "paper")  # whose trainings are compared by length
-PROGRESS = dict(zip(SOURCES, ("psnr_full", "report_full"), strict=True))  # the columns of progress.csv
+PROGRESS = dict(zip(EVALUATIONS, ("psnr_full", "report_full"), strict=True))  # the columns of progress.csv
 
 
 def our_results(chain: Chain) -> Results:

@@ -23,15 +23,15 @@ from n2nlib.metrics import psnr
 CONFIDENCE = 0.95  # of every interval
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 PERCENT = f"{100 * CONFIDENCE:.0f} %"
-REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
+NORMAL_REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
 MARGIN = 0.12  # dB, the evaluation spread that the report prints: a smaller difference does not matter
 FEWEST_SEEDS = 3  # for an interval over seeds
 FEWEST_PHOTOGRAPHS = 20  # behind the images of an interval over images
 AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
-SOURCES = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
+EVALUATIONS = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
 REPORT = "the report"
 DIFFERENCE = ("estimate", "low", "high", "seeds", "basis")  # the fields of `Effect` without pairs of settings
-SETTING = [*ABLATION, *FINE_TUNING]  # columns that say what was trained, the seed aside
+SETTING_COLUMNS = [*ABLATION, *FINE_TUNING]  # columns that say what was trained, the seed aside
 TABLE1 = {
     "arch": ("TConv − Upsample", "tconv", "upsample"),
     "sharpen": ("sharpening", True, False),
@@ -78,14 +78,16 @@ def differences(
     Settings that differ in sigma_n alone are near copies: their median stands for them unless sigma_n is the
     factor. Raises ValueError if no pair is left, or if a setting has two runs of one seed.
     """
-    keys = [name for name in SETTING if name in table and name != factor]
+    keys = [name for name in SETTING_COLUMNS if name in table and name != factor]
     frame = table.assign(seed=table.get("seed", 0))
     if "sigma_n" in keys:
         keys.remove("sigma_n")
         frame = frame.groupby([factor, *keys, "seed"], as_index=False)[value].median()
     sides = [frame[frame[factor] == side].set_index([*keys, "seed"])[value] for side in (a, b)]
     if any(side.index.has_duplicates for side in sides):
-        raise ValueError(f"two runs of one seed differ in nothing that is known; known: {', '.join(SETTING)}")
+        raise ValueError(
+            f"two runs of one seed differ in nothing that is known; known: {', '.join(SETTING_COLUMNS)}"
+        )
     found = (sides[0] - sides[1]).dropna()
     if found.empty:
         raise ValueError(f"no two rows differ in {factor} alone ({a!r} and {b!r})")
@@ -113,7 +115,7 @@ def sign_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.median(values, axis=0), low, high
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def estimate_and_limits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Estimate, low and high (dB) from differences of shape (pairs, seeds, ...)."""
     if values.shape[1] >= FEWEST_SEEDS:
         return student(np.nanmedian(values, axis=0))
@@ -138,27 +140,27 @@ def basis(seeds: int) -> str:
     return {1: "one seed", 2: "two seeds"}.get(seeds, "seeds")
 
 
-def summarize(found: pd.DataFrame) -> Effect:
+def effect_of(found: pd.DataFrame) -> Effect:
     """The effect behind differences of `differences`."""
     values = found.to_numpy(np.float64)
     pairs, seeds = values.shape
     better = int((np.nanmedian(values, axis=1) > 0).sum())
-    limits, counts = interval(values), established(values)
+    limits, counts = estimate_and_limits(values), established(values)
     return Effect(*map(float, limits), seeds, pairs, better, *map(int, counts), basis(seeds))
 
 
 def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = AS_TRAINED) -> Effect:
     """The effect of `factor` == a against b on the column `value`, dB. Raises ValueError as `differences`."""
-    return summarize(differences(table, factor, a, b, value))
+    return effect_of(differences(table, factor, a, b, value))
 
 
 def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TRAINED) -> Effect | None:
     """How much larger the effect of `factor` is at the first level of `other` than at the second, dB.
 
-    It is taken over the fours of runs that differ in the two factors alone. None if `table` has not both
-    levels of both, see `levels`. Raises ValueError as `differences`.
+    It is taken over the fours of runs that differ in the two factors alone. None if `table` lacks a
+    level of either, see `contrast_of`. Raises ValueError as `differences`.
     """
-    compared, conditions = levels(table, factor), levels(table, other)
+    compared, conditions = contrast_of(table, factor), contrast_of(table, other)
     if compared is None or conditions is None:
         return None
     sides = [
@@ -168,7 +170,7 @@ def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TR
     found = (sides[0] - sides[1]).dropna(how="all").dropna(axis=1, how="all")
     if found.empty:
         raise ValueError(f"no four rows differ in {factor} and {other} alone")
-    return summarize(found)
+    return effect_of(found)
 
 
 def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples: int = 1000) -> Effect:
@@ -230,8 +232,8 @@ def rank_agreement(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
     return float(stats.kendalltau(*values).statistic), float(low), float(high)
 
 
-def levels(table: pd.DataFrame, factor: str) -> tuple[str, object, object] | None:
-    """What is compared of a factor, in words, and its two levels in `table`; None if it has not both.
+def contrast_of(table: pd.DataFrame, factor: str) -> tuple[str, object, object] | None:
+    """What is compared of a factor, in words, and its two levels in `table`; None if one is missing.
 
     A parameter of Table III is compared at its largest and its smallest value. A sharpening factor of 0 means
     a network that does not sharpen, so it is no weaker sharpening.
@@ -246,12 +248,12 @@ def levels(table: pd.DataFrame, factor: str) -> tuple[str, object, object] | Non
     return (what, a, b) if a != b and {a, b} <= set(table[factor]) else None
 
 
-COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
+EFFECT_COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
 
 
 def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> Iterator[dict[str, object]]:
     for factor in factors:
-        compared = levels(table, factor)
+        compared = contrast_of(table, factor)
         if compared is not None and value in table:
             what, a, b = compared
             found = asdict(effect(table, factor, a, b, value))
@@ -260,7 +262,7 @@ def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> I
 
 def _sources(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
     """Source, table and column of each evaluation: both of ours, and the report's."""
-    return [*((source, ours, value) for source, value in SOURCES.items()), (REPORT, theirs, AS_TRAINED)]
+    return [*((source, ours, value) for source, value in EVALUATIONS.items()), (REPORT, theirs, AS_TRAINED)]
 
 
 def effects_table(
@@ -271,7 +273,7 @@ def effects_table(
     for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
         for source, table, value in _sources(ours, theirs):
             rows += _rows(table, list(factors), source, value)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
 def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.DataFrame:
@@ -282,21 +284,29 @@ def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.Dat
             found = interaction(table, factor, other, value) if value in table else None
             if found:
                 rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | asdict(found))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+
+
+def failed(table: pd.DataFrame, noisy_db: float) -> pd.Series:
+    """Which runs fail: those that end below the PSNR of their noisy input (dB, global).
+
+    A table that is published without psnr_full is judged by psnr_mean.
+    """
+    return table["psnr_full" if "psnr_full" in table else "psnr_mean"] < noisy_db
 
 
 def failures(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
     """failures.csv: of the runs with each level of each factor of Table I, how many fail, and the share.
 
-    A run fails if it ends below its noisy input (`noisy_db`, global). The interval of the share is that of
-    Clopper and Pearson. Columns: factor, level, failed, runs, share, low, high.
+    See `failed`. The interval of the share is that of Clopper and Pearson. Columns: factor, level, failed,
+    runs, share, low, high.
     """
     rows = []
     for factor in (name for name in ABLATION if name in table):
         for level, runs in table.groupby(factor, sort=False):
-            failed = int((runs["psnr_full"] < noisy_db).sum())
-            limits = stats.binomtest(failed, len(runs)).proportion_ci(CONFIDENCE)
-            share = {"failed": failed, "runs": len(runs), "share": failed / len(runs)}
+            count = int(failed(runs, noisy_db).sum())
+            limits = stats.binomtest(count, len(runs)).proportion_ci(CONFIDENCE)
+            share = {"failed": count, "runs": len(runs), "share": count / len(runs)}
             rows.append({"factor": factor, "level": level} | share | {"low": limits.low, "high": limits.high})
     return pd.DataFrame(rows)
 

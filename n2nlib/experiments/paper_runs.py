@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from string import ascii_uppercase
 from typing import Any
@@ -114,14 +115,14 @@ def curve_runs(params: Params, candidates: pd.DataFrame) -> list[Planned]:
 def choose_candidate(curves: pd.DataFrame, candidates: pd.DataFrame, epochs: int) -> dict[str, Any]:
     """The candidate of ours to fine-tune: the best psnr_mean after a short cycle of `epochs` (section III-B).
 
-    A candidate with crops sees every image twice an epoch and is read after half as many. `candidates` are
-    ours alone.
+    A candidate with crops sees every image twice an epoch and is read after half as many. A run that diverged
+    before counts with where it ended. `candidates` are ours alone.
     """
     at_end = {}
     for row in candidates.to_dict("records"):
         curve = curves[curves["candidate"] == row["candidate"]]
-        last = min(_cycle(epochs, row["crops"]), curve["epoch"].max())
-        at_end[row["candidate"]] = curve.loc[curve["epoch"] == last, "psnr_mean"].mean()
+        short = curve[curve["epoch"] <= _cycle(epochs, row["crops"])]
+        at_end[row["candidate"]] = short.groupby("seed")["psnr_mean"].last().mean()
     best = max(at_end, key=at_end.__getitem__)
     return candidates[candidates["candidate"] == best].iloc[0].to_dict()
 
@@ -202,7 +203,7 @@ def save_model(
         "setting": planned.row,
         "flips": flips,
         "parameters": result.about["parameters"],
-        "metrics": {key: round(value, 4) for key, value in metrics.items()},
+        "metrics": {key: round(value, 4) for key, value in metrics.items() if math.isfinite(value)},
         "seconds": result.about["seconds"],
         "images": result.about["images"],
         "machine": result.about["machine"],

@@ -100,6 +100,5 @@ def pictures(
     noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
     chosen = np.linspace(0, len(clean) - 1, min(count, len(clean))).round().astype(int)
     noisy = noisy[chosen]
-    blurred = baselines.blur(noisy, baselines.choose(*baselines.METHODS["Gaussian blur"], pairs))
     made = {title: denoiser.predict(noisy) for title, denoiser in shown.items()}
-    return {"noisy": noisy, "Gaussian blur": blurred} | made, clean[chosen]
+    return {"noisy": noisy, "Gaussian blur": baselines.tuned_blur(noisy, pairs)} | made, clean[chosen]

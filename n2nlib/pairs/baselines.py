@@ -97,6 +97,11 @@ def choose(method: Callable[..., np.ndarray], values: tuple[float, ...], pairs: 
         asked = (best - step, best + step)
 
 
+def tuned_blur(images: np.ndarray, pairs: PairSet) -> np.ndarray:
+    """Gaussian blur of N x 3 x S x S with the sigma that `choose` finds."""
+    return blur(images, choose(*METHODS["Gaussian blur"], pairs))
+
+
 def fit_linear(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The filter (5 x 5 weights) that brings `first` nearest to `second` (N x 3 x S x S), by least squares.
 
@@ -141,7 +146,7 @@ def denoise_all(pairs: PairSet, split: str = "validation") -> dict[str, np.ndarr
     return denoised
 
 
-def evaluate(name: str, images: np.ndarray, clean: np.ndarray) -> dict[str, object]:
+def baseline_row(name: str, images: np.ndarray, clean: np.ndarray) -> dict[str, object]:
     """A row of baselines.csv: method, psnr_full, psnr_per_image, psnr_hvs_m (dB), ssim."""
     mse = mse_per_image(images, clean)
     row = {"method": name, "psnr_full": psnr_full(mse), "psnr_per_image": psnr_per_image(mse)}
@@ -149,10 +154,10 @@ def evaluate(name: str, images: np.ndarray, clean: np.ndarray) -> dict[str, obje
 
 
 def baselines(pairs: PairSet, split: str = "validation") -> pd.DataFrame:
-    """A row of `evaluate` for the noisy input and for each method, on the images of `split`."""
+    """A row of `baseline_row` for the noisy input and for each method, on the images of `split`."""
     denoised = denoise_all(pairs, split)
     clean = getattr(pairs, split)["clean"].numpy()
-    return pd.DataFrame([evaluate(name, images, clean) for name, images in denoised.items()])
+    return pd.DataFrame([baseline_row(name, images, clean) for name, images in denoised.items()])
 
 
 def best(table: pd.DataFrame) -> tuple[str, float]:
@@ -167,6 +172,6 @@ def elsewhere(table: pd.DataFrame, other: pd.DataFrame) -> tuple[str, float]:
     return name, float(other.set_index("method")["psnr_full"][name])
 
 
-def references(table: pd.DataFrame) -> dict[str, float]:
+def reference_levels(table: pd.DataFrame) -> dict[str, float]:
     """The noisy input and the best classical method of a table of `baselines`: name -> global PSNR (dB)."""
-    return {"noisy input": float(table["psnr_full"].iloc[0])} | dict([best(table)])
+    return {NOISY: float(table["psnr_full"].iloc[0])} | dict([best(table)])

@@ -17,7 +17,7 @@ from n2nlib.params import Params
 
 DEFAULT = "data/raw/ee559"
 FILES = {"train": "train_data.pkl", "validation": "val_data.pkl"}
-VERSIONS = {"train": ("noisy_1", "noisy_2"), "validation": ("noisy_1", "clean")}
+COURSE_VERSIONS = {"train": ("noisy_1", "noisy_2"), "validation": ("noisy_1", "clean")}
 
 
 def read_course(params: Params) -> dict[str, dict[str, np.ndarray]]:
@@ -36,7 +36,8 @@ def read_course(params: Params) -> dict[str, dict[str, np.ndarray]]:
         if wanted > held:
             raise UserError(f"pairs.{split} = {wanted}: {path} holds {held} pairs; allowed: 1 to {held}")
         arrays[split] = {
-            version: tensor[:wanted].numpy() for version, tensor in zip(VERSIONS[split], pair, strict=True)
+            version: tensor[:wanted].numpy()
+            for version, tensor in zip(COURSE_VERSIONS[split], pair, strict=True)
         }
     return arrays
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from n2nlib.files import UserError, read_safetensors, relative, replacing, write_json
+from n2nlib.meaning import code_identity
 from n2nlib.metrics import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.pairs import noise
 from n2nlib.pairs.corruption import VERSIONS, make_pairs
@@ -26,8 +27,9 @@ from n2nlib.pairs.photos import Photo, find_photos
 from n2nlib.params import Pairs, Params
 
 SPLITS = ("train", "validation", "test")
-BLOCKS = "train_blocks.npy"
+BLOCKS_FILE = "train_blocks.npy"
 PAIRS_PER_JOB = 32  # of one photograph
+MAKING = ("photos", "ee559", "corruption", "noise", "pair_set")  # the modules whose code makes a pair set
 
 
 def _map(function: Callable, jobs: list) -> Iterator:
@@ -92,7 +94,7 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
 
 def _empty_blocks(folder: Path, options: Pairs) -> Path:
     """A new file for the cells of all training pairs, uint8 (pairs, block * block, 3, S, S)."""
-    path = folder / BLOCKS
+    path = folder / BLOCKS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").unlink(missing_ok=True)
     shape = (options.train, options.block**2, 3, options.size, options.size)
@@ -117,11 +119,11 @@ def write_pairs(
     """
     measured = noise.assumptions(arrays["train"], arrays["validation"])
     verdict = noise.verdict(measured)
-    if any(one.needed and not one.holds for one in measured):
+    if any(one.broken for one in measured):
         say(f"WARNING: {verdict}")
     (folder / "card.json").unlink(missing_ok=True)  # written last: without a card there is no pair set
     if not options.resample:
-        (folder / BLOCKS).unlink(missing_ok=True)
+        (folder / BLOCKS_FILE).unlink(missing_ok=True)
     whole = hashlib.sha256()
     for split in SPLITS:
         path = folder / f"{split}.safetensors"
@@ -135,7 +137,7 @@ def write_pairs(
             save_file(arrays[split], temporary)
     card = {
         "source": options.source,
-        "parameters": described(options, seed),
+        "made_from": _made_from(options, seed),
         "counts": {split: len(versions["noisy_1"]) for split, versions in arrays.items()},
         "photographs": used,
         "photographs_left_out": {"count": len(skipped), "reasons": skipped},
@@ -148,9 +150,16 @@ def write_pairs(
     return card
 
 
-def described(options: Pairs, seed: int) -> dict:
-    """What makes the pairs what they are. The words about the photographs do not."""
-    return options.model_dump(mode="json", exclude={"photographs"}) | {"seed": seed}
+def _made_from(options: Pairs, seed: int) -> dict:
+    """What makes a pair set what it is: its parameters but for the words about photographs, and the code."""
+    parameters = options.model_dump(mode="json", exclude={"photographs"}) | {"seed": seed}
+    files = tuple((name, f"{name}.py") for name in MAKING)
+    return {"parameters": parameters, "code": code_identity(files, folder=Path(__file__).parent)}
+
+
+def is_current(card: dict | None, params: Params) -> bool:
+    """Is `card` that of the pair set that `params` and this code make?"""
+    return card is not None and card.get("made_from") == _made_from(params.pairs, params.seed)
 
 
 def _noisy_psnr(versions: dict[str, np.ndarray]) -> dict[str, float] | None:
@@ -196,7 +205,7 @@ class PairSet:
 
         Raises `UserError` if they were not kept.
         """
-        path = self.folder / BLOCKS
+        path = self.folder / BLOCKS_FILE
         try:
             return torch.from_numpy(np.load(path, mmap_mode="c"))
         except (OSError, ValueError) as error:
@@ -231,9 +240,11 @@ def read_card(folder: Path) -> dict | None:
 
 
 def ensure_pairs(params: Params, folder: Path | None = None) -> PairSet:
-    """The pair set of `params` in `folder` (default: data/pairs/<scale>), made anew if it differs."""
+    """The pair set of `params` in `folder` (default: data/pairs/<scale>).
+
+    It is made anew if other parameters or other code made it. Photographs that changed since are not noticed.
+    """
     folder = folder or params.pairs_folder
-    card = read_card(folder)
-    if card is None or card["parameters"] != described(params.pairs, params.seed):
+    if not is_current(read_card(folder), params):
         build_pairs(params, folder)
     return load_pairs(folder)

@@ -21,7 +21,7 @@ from n2nlib.files import ROOT, UserError, relative
 from n2nlib.pairs.imagenette import imagenette
 from n2nlib.params import Pairs, Params
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 HELD_OUT_NAMES = ("val", "validation", "test")
 # The colour photographs inside the pinned packages; data/README.md lists their authors and licences. Left out
 # are drawings, the right half of the stereo pair, and what made small networks worse or no better: grey
@@ -115,7 +115,7 @@ def _folder(params: Params, root: Path, mapped: Callable[..., Iterable]) -> Phot
     listed_held = _list(held_root) if held_root else []
     for folder, photos in ((training_root, listed), (held_root, listed_held)):
         if folder and not photos:
-            allowed = f"{', '.join(sorted(SUFFIXES))}, in any subfolder"
+            allowed = f"{', '.join(SUFFIXES)}, in any subfolder"
             raise UserError(f"{folder}: holds no photograph; allowed: {allowed}")
 
     # Held-out photographs come first, so that a photograph which is in both lists is not trained on.

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from n2nlib.pairs.corruption import block_mean, cells, draw
-from n2nlib.report.figures import BLUE, GREEN, GREY, ORANGE, PAGE, PINK, described, show, to_picture
+from n2nlib.report.figures import BLUE, GREEN, GREY, ORANGE, PAGE, PINK, described, show_picture, to_picture
 from n2nlib.train.network import PEAK, Network, UNet, UnsharpMask
 
 KINDS = {
@@ -50,7 +50,7 @@ def costs(width: int, size: int = 32) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Step:
+class Operation:
     """One operation of a forward pass; `sources` are the positions of the steps whose outputs it takes."""
 
     kind: str  # "image", "convolution", "pooling", "upsampling" or "concatenation"
@@ -65,7 +65,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, image: torch.Tensor) -> None:
         super().__init__()
         self.made = [image]  # keeping the outputs keeps their identities distinct
-        self.steps = [Step("image", *image.shape[1:3], ())]
+        self.steps = [Operation("image", *image.shape[1:3], ())]
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -77,12 +77,12 @@ class _Recorder(TorchDispatchMode):
             tensors = args[0] if name == "cat" else args[:1]
             sources = (next(i for i, made in enumerate(self.made) if made is one) for one in tensors)
             output = result[0] if isinstance(result, tuple) else result
-            self.steps.append(Step(kind, *output.shape[1:3], tuple(sources)))
+            self.steps.append(Operation(kind, *output.shape[1:3], tuple(sources)))
             self.made.append(output)
         return result
 
 
-def trace(width: int, arch: str = "upsample", size: int = 32) -> list[Step]:
+def trace(width: int, arch: str = "upsample", size: int = 32) -> list[Operation]:
     """The convolutions, poolings, upsamplings and concatenations of `UNet(width, arch)`, in order."""
     unet, image = UNet(width, arch), torch.zeros(1, 3, size, size)
     with torch.no_grad(), _Recorder(image) as recorder:
@@ -171,8 +171,8 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
 
     figure, axes = plt.subplot_mosaic([["photo", "block", *images]], figsize=(PAGE, 1.5))
     figure.get_layout_engine().set(w_pad=0.03, wspace=0.06)
-    show(axes["photo"], squashed, f"photograph, {side} × {side}")
-    show(axes["block"], blocks[row, column].reshape(block, block, 3), f"one block, {block} × {block}")
+    show_picture(axes["photo"], squashed, f"photograph, {side} × {side}")
+    show_picture(axes["block"], blocks[row, column].reshape(block, block, 3), f"one block, {block} × {block}")
     left, top = column * block - 0.5, row * block - 0.5
     axes["photo"].add_patch(Rectangle((left, top), block, block, fill=False, ec="white", lw=1))
     between = {"coordsA": "data", "axesA": axes["photo"], "coordsB": "axes fraction", "axesB": axes["block"]}
@@ -180,7 +180,7 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
         ends = (left + block, top + corner * block), (0, 1 - corner)
         figure.add_artist(ConnectionPatch(*ends, **between, color=GREY, lw=0.6))
     for name, picture in images.items():
-        show(axes[name], picture, name)
+        show_picture(axes[name], picture, name)
         axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **outlines[name]))
     for name, place in chosen.items():
         y, x = divmod(int(place), block)
@@ -205,7 +205,7 @@ def output_layers(image: np.ndarray, tau: float = 1.0) -> Figure:
     mask = UnsharpMask()(plain[None], tau)[0]
     row = int((mask - mask.clamp(0, PEAK))[1].abs().sum(dim=1).argmax())
     for axis, picture, title in ((before, plain, "output"), (after, mask, f"sharpened, τ = {tau:g}")):
-        show(axis, to_picture(picture.numpy()), title)
+        show_picture(axis, to_picture(picture.numpy()), title)
         axis.axhline(row, color="white", lw=0.8, ls=":")
     for rows, color, label in ((plain, GREY, "output"), (mask, ORANGE, "sharpened")):
         profile.plot(rows[1, row], color=color, label=label)

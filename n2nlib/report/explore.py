@@ -36,15 +36,17 @@ from n2nlib.train import augment, loop, runs
 from n2nlib.train.identity import RunParams
 
 # The pairs that a small network is trained on live: random squares of the bundled photographs.
-PAIRS = {"source": "bundled", "train": 120, "validation": 40, "test": 1, "resample": True}
-PAIRS |= {"train_crop": "square", "validation_crop": "square", "min_crop": 0.6, "permute_channels": True}
-PAIRS |= {"size": 32, "block": 7}
-AS_TRAINED = "as trained"
+LIVE_PAIRS = {"source": "bundled", "train": 120, "validation": 40, "test": 1, "resample": True}
+LIVE_PAIRS |= {"train_crop": "square", "validation_crop": "square", "min_crop": 0.6, "permute_channels": True}
+LIVE_PAIRS |= {"size": 32, "block": 7}
+TRAINED_FACTOR = "as trained"
 COMMITTED = {"final": "05_fine_tuning/final", "best": "07_beyond/best"}  # models in reports/<scale>
-NETWORK = {"arch": "upsample", "width": 8, "tau_sharp": 0.0, "seed": 0, "precision": "float32"}
-AUGMENTATION = {"sigma_n": 5.0, "crops": (), "flips": "image", "shared_noise": False}
-STEPS = {"loss": "mse", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 4, "epochs": 100}
-START = RunParams(**NETWORK, **AUGMENTATION, **STEPS, annealing_steps=0)  # what is trained live
+LIVE_NETWORK = {"arch": "upsample", "width": 8, "tau_sharp": 0.0, "seed": 0, "precision": "float32"}
+LIVE_AUGMENTATION = {"sigma_n": 5.0, "crops": (), "flips": "image", "shared_noise": False}
+LIVE_SCHEDULE = {"loss": "mse", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 4, "epochs": 100}
+LIVE_RUN = RunParams(
+    **LIVE_NETWORK, **LIVE_AUGMENTATION, **LIVE_SCHEDULE, annealing_steps=0
+)  # what is trained live
 NUMBERS: dict[str, list[Any]] = {
     "width": [2, 4, 8, 16, 32],
     "learning_rate": [1e-7, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 1e-2],
@@ -58,7 +60,7 @@ NUMBERS: dict[str, list[Any]] = {
     "seed": [0, 1, 2, 3],
     "crops": [("none", ()), ("global", ((0.7, 1.0),)), ("both", ((0.7, 1.0), (0.05, 0.4)))],
 }  # values to try instead; a pair is a label and a value
-FIXED = {"precision", "validate_every_epoch"}  # parameters that change nothing here
+NO_EFFECT = {"precision", "validate_every_epoch"}  # parameters that change nothing here
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Record:
 
 def photographs() -> dict[str, np.ndarray]:
     """The bundled photographs by name, uint8 H x W x 3; those that no network is trained on come last."""
-    found = find_photos(load_params(overrides={"pairs": PAIRS}))
+    found = find_photos(load_params(overrides={"pairs": LIVE_PAIRS}))
     return {one.path.stem: one.read() for one in (*found.training, *found.validation, *found.test)}
 
 
@@ -99,17 +101,17 @@ def add_photographs(
 def square(photo: np.ndarray, number: int) -> np.ndarray:
     """A random square of a photograph, the same for the same `number`; 0: the whole photograph."""
     rng = np.random.default_rng(number)
-    return np.ascontiguousarray(random_square(photo, PAIRS["min_crop"], rng) if number else photo)
+    return np.ascontiguousarray(random_square(photo, LIVE_PAIRS["min_crop"], rng) if number else photo)
 
 
 def make_pair(
-    photo: np.ndarray, number: int = 0, seed: int = 0, size: int = PAIRS["size"]
+    photo: np.ndarray, number: int = 0, seed: int = 0, size: int = LIVE_PAIRS["size"]
 ) -> dict[str, np.ndarray]:
     """A noisy pair and its clean image (`VERSIONS`, uint8 1 x 3 x S x S) of a `square` of a photograph.
 
     `seed` draws the noise; `diagrams.noise` draws the same.
     """
-    blocks = cells(square(photo, number), size, PAIRS["block"])
+    blocks = cells(square(photo, number), size, LIVE_PAIRS["block"])
     noisy = [draw(blocks, np.random.default_rng([seed, version])) for version in (1, 2)]
     images = zip(VERSIONS, [*noisy, block_mean(blocks)], strict=True)
     return {name: image.transpose(2, 0, 1)[None] for name, image in images}
@@ -117,8 +119,8 @@ def make_pair(
 
 @cache
 def small_pairs() -> tuple[PairSet, torch.Tensor]:
-    """The pair set of `PAIRS`, and the blocks behind its training pairs (see `PairSet.blocks`)."""
-    params = load_params(overrides={"pairs": PAIRS})
+    """The pair set of `LIVE_PAIRS`, and the blocks behind its training pairs (see `PairSet.blocks`)."""
+    params = load_params(overrides={"pairs": LIVE_PAIRS})
     with TemporaryDirectory() as folder:
         build_pairs(params, Path(folder), say=lambda text: None)
         pairs = load_pairs(Path(folder))
@@ -139,18 +141,18 @@ def compare_models(
     models: Mapping[str, Denoiser],
     pair: Mapping[str, np.ndarray],
     sigma_n: float = 0.0,
-    tau: float | str = AS_TRAINED,
+    tau: float | str = TRAINED_FACTOR,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """What a blur and each model make of the first noisy image of `make_pair`: title -> 1 x 3 x S x S.
 
     Gaussian noise of `sigma_n` grey levels, drawn from `seed`, is added first. `tau` is the sharpening factor
-    at prediction, or `AS_TRAINED`.
+    at prediction, or `TRAINED_FACTOR`.
     """
     image, clean = (torch.from_numpy(pair[version].copy()) for version in ("noisy_1", "clean"))
     (noisy,) = augment.add_noise((image.float(),), sigma_n, False, torch.Generator().manual_seed(seed))
     shown = {name: Denoiser(copy.copy(model.network), model.flips) for name, model in models.items()}
-    if tau != AS_TRAINED:
+    if tau != TRAINED_FACTOR:
         for model in shown.values():
             model.network.tau_sharp = tau
     one = replace(small_pairs()[0], validation={"noisy_1": noisy, "clean": clean})
@@ -198,7 +200,7 @@ def choices() -> dict[str, list[Any]]:
     """Every parameter of a training that is worth changing here, and values to choose from."""
     found = {}
     for name, about in RunParams.model_fields.items():
-        if name not in FIXED:
+        if name not in NO_EFFECT:
             values = [False, True] if about.annotation is bool else list(get_args(about.annotation))
             found[name] = NUMBERS.get(name, values)
     return found
@@ -207,14 +209,14 @@ def choices() -> dict[str, list[Any]]:
 def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[tuple[pd.DataFrame, Denoiser]]:
     """Train a small network for some seconds or `epochs` passes over `small_pairs`, whichever ends first.
 
-    `changes` are parameters of a run (see `RunParams`) that replace those of `START`. Yields the history and
-    the network before the first step, at most once a second, and at the end. The history has a row an epoch:
-    images, train_loss, psnr_full (dB) and run, which says what differs from `START`. Uses one thread, as the
-    processes of a sweep do: on several, such small steps take longer. Raises `UserError` for a parameter that
-    does not exist or a value that is not allowed.
+    `changes` are parameters of a run (see `RunParams`) that replace those of `LIVE_RUN`. Yields the history
+    and the network before the first step, at most once a second, and at the end. The history has a row an
+    epoch: images, train_loss, psnr_full (dB) and run, which says what differs from `LIVE_RUN`. Uses one
+    thread, as the processes of a sweep do: on several, such small steps take longer. Raises `UserError` for a
+    parameter that does not exist or a value that is not allowed.
     """
     try:
-        run = RunParams(**(START.model_dump() | changes))
+        run = RunParams(**(LIVE_RUN.model_dump() | changes))
     except ValidationError as error:
         problems = (f"{one['loc'][0]} = {one['input']!r}: {one['msg']}" for one in error.errors())
         raise UserError(f"{'; '.join(problems)}; parameters: {', '.join(choices())}") from None
@@ -224,7 +226,7 @@ def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[tuple[pd.DataFr
     state = loop.begin(run, torch.device("cpu"))
     inputs, targets = pairs.train["noisy_1"], pairs.target(run.target)
     step = loop.Step(run, state, inputs, targets, blocks if run.resample else None)
-    changed = [f"{name} {value}" for name, value in changes.items() if value != getattr(START, name)]
+    changed = [f"{name} {value}" for name, value in changes.items() if value != getattr(LIVE_RUN, name)]
     row: dict[str, object] = {"run": ", ".join(changed) or "unchanged", "images": 0, "train_loss": math.nan}
     started, told, rows = time.monotonic(), -math.inf, []
     while True:

@@ -93,7 +93,7 @@ def filters(denoiser: Denoiser) -> Figure:
     pictures = explore.filters(denoiser).transpose(0, 2, 3, 1) / 255
     rows = -(-len(pictures) // SHOWN)
     figure, axis = plt.subplots(figsize=(figures.PAGE, figures.PAGE / SHOWN * rows))
-    figures.show(axis, _tiles(pictures, rows, [1.0] * 3))
+    figures.show_picture(axis, _tiles(pictures, rows, [1.0] * 3))
     count = f"The {len(pictures)} filters of the first layer"
     return figures.described(figure, f"{count}, 3 × 3 weights of three channels each.")
 
@@ -107,7 +107,7 @@ def features(denoiser: Denoiser, image: np.ndarray) -> Figure:
     for axis, name, maps in zip(axes, names, levels.values(), strict=True):
         chosen = maps[np.sort(np.argsort(-maps.std(axis=(1, 2)))[:SHOWN])]
         low, high = (end(chosen, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
-        figures.show(axis, _tiles((chosen - low) / np.maximum(high - low, 1e-9), 1, np.nan), reach=1)
+        figures.show_picture(axis, _tiles((chosen - low) / np.maximum(high - low, 1e-9), 1, np.nan), reach=1)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     said = ", ".join(name.replace("\n", ": ") for name in names)
     return figures.described(figure, f"Feature maps of each level, dark for low values: {said} pixels.")
@@ -122,10 +122,10 @@ def field(denoiser: Denoiser, image: np.ndarray) -> Figure:
     share = gradient.ravel()[order].cumsum() / gradient.sum()
     reach = distance[order][np.searchsorted(share, 0.9)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(figures.PAGE / 1.5, 2.3))
-    figures.show(left, figures.to_picture(image), "the output pixel in the centre ...")
+    figures.show_picture(left, figures.to_picture(image), "the output pixel in the centre ...")
     left.plot(*middle[::-1], marker="+", ms=9, color="white")
     below = f"90 % of the gradient within {reach:.0f} pixels"
-    figures.show(right, gradient, "... depends on these pixels", below)
+    figures.show_picture(right, gradient, "... depends on these pixels", below)
     right.images[0].set_norm(LogNorm(gradient.max() / 1e5, gradient.max(), clip=True))
     figure.colorbar(right.images[0], ax=right, label="gradient")
     return figures.described(
@@ -146,7 +146,7 @@ def curves(known: Collection[pd.DataFrame], noisy: float | None = None) -> Figur
     handles = axis.get_legend_handles_labels()[0]
     if noisy is not None:
         axis.axhline(noisy, color=figures.GREY, ls="--", lw=0.9)
-        handles += marks.levels({"noisy input": noisy}, decimals=True)
+        handles += marks.level_entries({"noisy input": noisy}, decimals=True)
     axis.legend(handles=handles, loc="lower right")
     axis.set(xlabel="images seen", ylabel="validation PSNR (dB, global)")
     ends = frame.groupby("run", sort=False)["psnr_full"].last()

@@ -3,7 +3,7 @@
 Each function of this module, of `plots`, `training_plots` and `diagrams` returns a figure whose label
 (`figure.get_label()`) describes it for readers who cannot see it. `save` writes the figure and returns the
 picture to display, with that description as its alternative text: a cell of a notebook ends with
-`figures.save(figure, ...)`, and nbconvert writes the alternative text into the page.
+`figures.save_figure(figure, ...)`, and nbconvert writes the alternative text into the page.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 COLUMN, PAGE = 3.35, 6.9  # inches: one column of our paper, and both
 BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 GREY, PALE = "0.45", "0.93"
-REACH = 64  # grey levels: the error that has the lightest colour
+LARGEST_ERROR = 64  # grey levels: the error that has the lightest colour
 SPECTRA = {
     "clean image": ("black", ""),
     "noisy input": (GREY, (1, 1)),
@@ -52,7 +52,7 @@ SPECTRA = {
 plt.style.use("n2nlib.report.n2n")
 
 
-def save(figure: Figure, name: str, params: Params, runs: Sequence[str]) -> Image:
+def save_figure(figure: Figure, name: str, params: Params, runs: Sequence[str]) -> Image:
     """Write reports/<scale>/<name>.svg and .png, record what made them, close the figure.
 
     `name` is "<notebook>/<figure>". The same figure gives the same bytes. Returns the PNG, displayed at its
@@ -109,13 +109,13 @@ def error_map(image: np.ndarray, clean: np.ndarray) -> np.ndarray:
     return np.abs(np.asarray(image, np.float64) - np.asarray(clean, np.float64)).mean(0)
 
 
-def decibels(images: np.ndarray, clean: np.ndarray) -> list[str]:
+def psnr_texts(images: np.ndarray, clean: np.ndarray) -> list[str]:
     """The PSNR of each image against the clean one as text; "" for equal images."""
     values = psnr(mse_per_image(np.asarray(images), np.asarray(clean)))
     return [f"{value:.2f} dB" if np.isfinite(value) else "" for value in values]
 
 
-def show(
+def show_picture(
     axis: Axes, picture: np.ndarray, title: str = "", below: str = "", reach: float | None = None
 ) -> None:
     """A picture without ticks or frame, `title` above it and `below` under it.
@@ -149,19 +149,19 @@ def image_grid(
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.01, wspace=0, hspace=0)
     said = []
     for column, title, (name, images) in zip(axes.T, titles, columns.items(), strict=True):
-        values = [""] * count if clean is None else decibels(images, clean)
+        values = [""] * count if clean is None else psnr_texts(images, clean)
         for axis, image, value in zip(column, images, values, strict=False):
-            show(axis, to_picture(image), below=value)
+            show_picture(axis, to_picture(image), below=value)
         column[0].set_title(title, linespacing=1)
         if errors:
-            show(column[-1], error_map(images[0], clean[0]), reach=REACH)
+            show_picture(column[-1], error_map(images[0], clean[0]), reach=LARGEST_ERROR)
         said.append(" ".join([name.replace("\n", " "), *filter(None, values)]))
     if errors:
         axes[-1, 0].set_ylabel("error", labelpad=2)
         last = axes[-1, -1]
         last.axis("off")
         scale = last.inset_axes((0.08, 0.05, 0.14, 0.9))
-        figure.colorbar(last.images[0], scale, ticks=[0, REACH]).set_label("grey levels", labelpad=1)
+        figure.colorbar(last.images[0], scale, ticks=[0, LARGEST_ERROR]).set_label("grey levels", labelpad=1)
         last.images[0].set_visible(False)
     return described(figure, f"{count} examples side by side: {'; '.join(said)}.")
 
@@ -199,10 +199,10 @@ def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spe
     """
     figure, axes = plt.subplots(1, 4, figsize=(PAGE, 1.5), width_ratios=[1, 1, 1, 1.7])
     difference = np.asarray(sharpened, np.float64) - np.asarray(output, np.float64)
-    before, after = decibels(np.stack([output, sharpened]), np.stack([clean, clean]))
-    show(axes[0], to_picture(output), "output", before)
-    show(axes[1], to_picture(sharpened), "sharpened output", after)
-    show(axes[2], to_picture(128 + difference), "difference", "grey: none")
+    before, after = psnr_texts(np.stack([output, sharpened]), np.stack([clean, clean]))
+    show_picture(axes[0], to_picture(output), "output", before)
+    show_picture(axes[1], to_picture(sharpened), "sharpened output", after)
+    show_picture(axes[2], to_picture(128 + difference), "difference", "grey: none")
     palette, dashes = ({name: style[part] for name, style in SPECTRA.items()} for part in (0, 1))
     style = {"hue": "which", "palette": palette, "style": "which", "dashes": dashes, "errorbar": None}
     sns.lineplot(spectra, x="frequency", y="power", **style, ax=axes[3])

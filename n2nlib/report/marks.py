@@ -21,10 +21,10 @@ from n2nlib.report import wording
 from n2nlib.report.figures import BLUE, GREY, ORANGE, PALE
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
-SOURCES = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
-MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
-BY_SOURCE = {"hue": "source", "hue_order": list(SOURCES), "palette": SOURCES}
-DIFFERENCE = f"difference of PSNR (dB); grey: below {MARGIN} dB"
+SOURCE_COLORS = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
+SOURCE_MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
+BY_SOURCE = {"hue": "source", "hue_order": list(SOURCE_COLORS), "palette": SOURCE_COLORS}
+DIFFERENCE_LABEL = f"difference of PSNR (dB); grey: below {MARGIN} dB"
 INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
 
 
@@ -105,7 +105,7 @@ def line(name: str) -> str:
     return "--" if name.endswith(NOISY) else ":"
 
 
-def levels(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
+def level_entries(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
     """Entries of a legend for the lines of `references` (name -> dB), with their values if `decimals`."""
     return [
         Line2D(
@@ -118,7 +118,10 @@ def levels(references: Mapping[str, float], decimals: bool = False) -> list[Line
 def legend(figure: Figure, frame: pd.DataFrame, entries: Sequence[Artist] = ()) -> None:
     """A legend above a figure: `entries`, or those of the sources in `frame`, and one for hollow marks."""
     if "source" in frame and not entries:
-        entries = handles({name: SOURCES[name] for name in SOURCES if name in set(frame["source"])}, MARKERS)
+        entries = handles(
+            {name: SOURCE_COLORS[name] for name in SOURCE_COLORS if name in set(frame["source"])},
+            SOURCE_MARKERS,
+        )
     if _hollow(frame).any():
         style = {"marker": "o", "ls": "none", "color": GREY, "mfc": "white"}
         entries = [*entries, Line2D([], [], **style, label="fewer than three seeds")]

@@ -25,7 +25,7 @@ from n2nlib.pairs import baselines
 from n2nlib.params import Params, load_params, sections_of
 from n2nlib.report.tables import HEADLINES
 
-SOURCES = ROOT / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = Path(__file__).parent
 VOLATILE = ("start_time", "end_time", "duration", "exception", "environment_variables")
 
@@ -38,9 +38,9 @@ def run_notebook(name: str) -> None:
     if its work ends in one; any other failure leaves <name>.failed.ipynb to look at.
     """
     params = load_params()  # a mistake in it ends here, before a kernel is started
-    source = SOURCES / f"{name}.ipynb"
+    source = NOTEBOOKS / f"{name}.ipynb"
     if not source.is_file():
-        names = ", ".join(sorted(path.stem for path in SOURCES.glob("*.ipynb")))
+        names = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
         raise UserError(f"{name}: no such notebook; allowed: {names}")
     print(f"== {relative(source)} (scale {params.scale})", flush=True)
     target = params.reports / name / source.name
@@ -138,14 +138,14 @@ class Page:
 
 
 def _cells(name: str) -> list[nbformat.NotebookNode]:
-    return nbformat.read(SOURCES / f"{name}.ipynb", as_version=4).cells
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
 
 
 def pages() -> Iterator[Page]:
     """The numbered notebooks in reading order. Title and question are the first two paragraphs of each."""
     from nbconvert.filters import markdown2html
 
-    for source in sorted(SOURCES.glob("[0-9]*.ipynb")):
+    for source in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         title, question, *_ = [*_cells(source.stem)[0].source.split("\n\n"), ""]
         question = re.sub(r"^\*\*\w+:\*\* *", "", question)  # **Question:**
         yield Page(

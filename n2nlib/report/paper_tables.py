@@ -7,7 +7,7 @@ from itertools import groupby
 import pandas as pd
 
 from n2nlib.experiments import authors, published
-from n2nlib.experiments.best import PHOTOGRAPHS, photographs
+from n2nlib.experiments.best import PHOTOGRAPHS, photographs_in_words
 from n2nlib.experiments.beyond import crops_name
 from n2nlib.experiments.claims import NOT_TESTED
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED
@@ -113,7 +113,7 @@ def settings(params: Params) -> pd.DataFrame:
     flips = {"image": "drawn for each image", "batch": "drawn once a batch", "none": "none"}
     shared, bfloat16 = "shared by input and target", training.precision == "bfloat16"
     rows = [
-        ("Photographs", PHOTOGRAPHS["ee559"], photographs(params)),
+        ("Photographs", PHOTOGRAPHS["ee559"], photographs_in_words(params)),
         ("Part of a photograph", "whole", "whole" if pairs.source == "ee559" else part[pairs.train_crop]),
         ("Training pairs", f"{published.PAIRS:,}", f"{pairs.train:,}"),
         ("Validation pairs", "1,000", f"{pairs.validation:,}"),

@@ -15,10 +15,10 @@ from n2nlib.experiments import beyond
 from n2nlib.experiments.pipeline import Chain
 from n2nlib.experiments.results import Experiment
 from n2nlib.files import ROOT, UserError
-from n2nlib.pairs.pair_set import described, read_card
+from n2nlib.pairs.pair_set import is_current, read_card
 from n2nlib.params import Params, load_params
 from n2nlib.train import loop, runs, sweep
-from n2nlib.train.identity import RunParams
+from n2nlib.train.identity import RunParams, images_of
 from n2nlib.train.runs import Planned, Result
 
 # The experiments of `Chain` in order, and the notebook that trains each.
@@ -42,7 +42,7 @@ class Work:
 
     @property
     def images(self) -> int:
-        return sum(runs.images_of(run, of.pairs.train) for run, of in self.missing.values())
+        return sum(images_of(run, of.pairs.train) for run, of in self.missing.values())
 
 
 class _Unknown(Exception):
@@ -121,8 +121,7 @@ def runs_to_train(params: Params) -> dict[str, Work]:
 def _pairs(options: Params, name: str, params: Params) -> SimpleNamespace:
     """What the chain asks of a pair set: its hash ("" if it is not made yet), and if it has clean images."""
     card = read_card(beyond.set_folder(params, name))
-    there = card is not None and card["parameters"] == described(options.pairs, options.seed)
-    known = card["hash"] if there else ""
+    known = card["hash"] if is_current(card, options) else ""
     clean = {} if options.pairs.source == "ee559" else {"clean": None}
     return SimpleNamespace(hash=known, params=options, train=clean)
 
@@ -153,7 +152,7 @@ def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> f
         if kind not in rates:
             rates[kind] = images_per_second(run, of.pairs.size, device)
         predicted = of.pairs.validation * (run.epochs if run.validate_every_epoch else 1)
-        total += (runs.images_of(run, of.pairs.train) + predicted / 3) / rates[kind]
+        total += (images_of(run, of.pairs.train) + predicted / 3) / rates[kind]
     return total
 
 

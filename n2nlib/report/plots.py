@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from n2nlib.experiments import effects as paired
+from n2nlib.experiments import published as the_report
 from n2nlib.experiments.paper_runs import ABLATION
-from n2nlib.report import marks, tables, wording
+from n2nlib.report import marks, wording
 from n2nlib.report.figures import BLUE, COLUMN, GREEN, GREY, PAGE, PALE, PINK, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
@@ -30,14 +31,18 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
     Of the published rows those stay whose setting we trained, too. The report's noisy input is the course's.
     """
     theirs = published.merge(table[ABLATION].drop_duplicates())
+    level = {TRAINED: noisy, EVALUATED: noisy, REPORT: the_report.NOISY_PSNR}
     parts = {TRAINED: (table, "psnr_mean"), EVALUATED: (table, "report_mean"), REPORT: (theirs, "psnr_mean")}
-    long = pd.concat([rows.assign(source=name, psnr=rows[key]) for name, (rows, key) in parts.items()])
-    theirs = long["source"] == REPORT
-    failed = np.where(theirs, long["psnr_mean"] < tables.REPORT_NOISY, long["psnr_full"] < noisy)
+    long = pd.concat(
+        [
+            rows.assign(source=name, psnr=rows[key], failed=paired.failed(rows, level[name]))
+            for name, (rows, key) in parts.items()
+        ]
+    )
     names = {"arch": wording.ARCH, "loss": wording.LOSS, "optimizer": wording.OPTIMIZER}
     words = {key: long[key].map(name) for key, name in names.items()}
     words["extra"] = long["crops"].map({True: ", crops", False: ""})
-    return long.assign(**words, failed=failed, sharpened=long["sharpen"].map(SHARPEN)).reset_index(drop=True)
+    return long.assign(**words, sharpened=long["sharpen"].map(SHARPEN)).reset_index(drop=True)
 
 
 def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Mapping[str, float]) -> Figure:
@@ -52,7 +57,7 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     ranked = dots[(dots["source"] == first) & (dots[panel] == values[0])]
     best = ranked.groupby("name")["estimate"].mean().sort_values(ascending=False)
     order = list(dict.fromkeys([*best.index, *long["name"]]))
-    colors, markers = (ARCHES, ARCH_MARKERS) if hue == "arch" else (marks.SOURCES, marks.MARKERS)
+    colors, markers = (ARCHES, ARCH_MARKERS) if hue == "arch" else (marks.SOURCE_COLORS, marks.SOURCE_MARKERS)
     # A run fails as trained. Where both evaluations are in one panel, its cross stands for both.
     failed = long[long["failed"] & ((hue != "source") | (long["source"] != EVALUATED))]
     crosses = failed.groupby([panel, "name", hue]).size()
@@ -76,7 +81,7 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     for (value, name, one), count in crosses.items():
         y = order.index(name) + shift[one]
         panels[value].text(low - step, y, "×" * count, color=colors[one], **CROSS)
-    entries = marks.handles(colors, markers) + marks.levels(references)
+    entries = marks.handles(colors, markers) + marks.level_entries(references)
     entries += marks.handles({"failed": GREY}, {"failed": "x"}) if len(crosses) else []
     marks.legend(figure, dots, entries)
     return figure
@@ -112,7 +117,7 @@ def report_evaluation(
     ours = {f"our {name}": value for name, value in references.items()}
     figure = _table1(long, "sharpened", "source", REPORT, ours)
     alive = long[~long["failed"]].pivot_table("psnr", ["name", "sharpened"], "source")
-    alive = alive.reindex(columns=list(marks.SOURCES)).dropna()
+    alive = alive.reindex(columns=list(marks.SOURCE_COLORS)).dropna()
     gaps = alive[[TRAINED, EVALUATED]].sub(alive[REPORT], axis=0).abs().groupby("sharpened").median()
     said = [
         f"{panel.capitalize()}, the report's values lie {gap[EVALUATED]:.2f} dB from ours evaluated as the "
@@ -143,10 +148,10 @@ def effects(frame: pd.DataFrame) -> Figure:
     order = list(dict.fromkeys(frame["what"]))
     figure, axis = plt.subplots(figsize=(PAGE, 0.75 + 0.31 * len(order)))
     marks.band(axis)
-    style = marks.BY_SOURCE | {"markers": list(marks.MARKERS.values()), "dodge": 0.45}
+    style = marks.BY_SOURCE | {"markers": list(marks.SOURCE_MARKERS.values()), "dodge": 0.45}
     marks.points(axis, frame, order, y="what", **style)
     marks.fit(axis, frame)
-    axis.set_xlabel(marks.DIFFERENCE)
+    axis.set_xlabel(marks.DIFFERENCE_LABEL)
     axis.set_yticks(range(len(order)), [f"← {sides(what)[0]}" for what in order])
     marks.beside(axis, [f"{sides(what)[1]} →" for what in order])
     marks.legend(figure, frame)
@@ -177,21 +182,21 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`.
     """
-    by_source = [(source, table, value) for source, value in paired.SOURCES.items()]
+    by_source = [(source, table, value) for source, value in paired.EVALUATIONS.items()]
     found = [
         {"what": compared[0], "level": SHARPEN[level], "source": source}
         | vars(paired.effect(part, factor, *compared[1:], value))
         for factor, other in paired.INTERACTIONS
         for source, runs, value in [*by_source, (REPORT, published, paired.AS_TRAINED)]
         for level, part in runs.groupby(other)
-        if paired.levels(table, factor) and (compared := paired.levels(part, factor))
+        if paired.contrast_of(table, factor) and (compared := paired.contrast_of(part, factor))
     ]
     if not found:
         return nothing("This scale trains nothing that could show an interaction.")
     frame = pd.DataFrame(found)
     panels = dict(list(frame.groupby("what", sort=False)))
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.1), squeeze=False)
-    style = marks.BY_SOURCE | {"markers": list(marks.MARKERS.values()), "dodge": 0.25}
+    style = marks.BY_SOURCE | {"markers": list(marks.SOURCE_MARKERS.values()), "dodge": 0.25}
     for axis, (what, part) in zip(axes[0], panels.items(), strict=True):
         marks.band(axis, "y")
         marks.points(axis, part, x="level", y="estimate", linestyle="-", linewidth=0.9, **style)

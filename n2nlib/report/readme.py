@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from n2nlib.denoiser import BUNDLED
+from n2nlib.denoiser import BUNDLED_MODEL
 from n2nlib.experiments import best, published
 from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_text
 from n2nlib.pairs import baselines
@@ -21,7 +21,7 @@ from n2nlib.params import Params
 from n2nlib.report import tables, wording
 
 # Largest first: README shows the first scale that has findings.
-SCALES = {
+SCALES_IN_WORDS = {
     "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
     "workstation": "the report's network on photographs of ImageNet, a night on two CPU cores",
     "laptop": "a small network on photographs inside installed packages, twelve minutes on two CPU cores",
@@ -32,15 +32,13 @@ PICTURES = {
     "07_beyond/fig_best.png": "Noisy images, the same by a blur, the final and the best model, clean images",
 }
 MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
-MODEL = "07_beyond/best"  # in reports/<scale>/
+BEST_MODEL = "07_beyond/best"  # in reports/<scale>/
 BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
-def write_results(params: Params) -> Path:
+def write_results(params: Params) -> None:
     """Write the findings of a scale to reports/<scale>/06_discussion/readme.md."""
-    path = params.reports / FINDINGS
-    write_text(path, findings(params))
-    return path
+    write_text(params.reports / FINDINGS, findings(params))
 
 
 def findings(params: Params) -> str:
@@ -75,7 +73,7 @@ def findings(params: Params) -> str:
     }
 
     def compared() -> str:
-        return wording.effects_table(result("effects"), result("training_length"), params.scale)
+        return wording.effects_markdown(result("effects"), result("training_length"), params.scale)
 
     lines = [f"{n}. **{title}** {_or_missing(make)}" for n, (title, make) in enumerate(parts.items(), 1)]
     return "\n".join([*lines, "", _or_missing(compared), ""])
@@ -120,16 +118,15 @@ def result_table(folder: Path) -> str:
 
 def block(root: Path = ROOT) -> str:
     """What stands between the markers. Raises `UserError` if no scale has findings."""
-    scale = next((name for name in SCALES if (root / "reports" / name / FINDINGS).is_file()), None)
+    scale = next((name for name in SCALES_IN_WORDS if (root / "reports" / name / FINDINGS).is_file()), None)
     if scale is None:
         raise UserError(f"reports/<scale>/{FINDINGS}: no scale has it; run dvc repro first")
     folder = root / "reports" / scale
     pictures = [
         f"![{words}](reports/{scale}/{name})" for name, words in PICTURES.items() if (folder / name).is_file()
     ]
-    about = (
-        f"These are the results of scale *{scale}*: {SCALES[scale]}. Numbers in brackets are 95 % intervals."
-    )
+    about = f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}."
+    about += " Numbers in brackets are 95 % intervals."
     text = (folder / FINDINGS).read_text(encoding="utf-8").strip()
     return "\n\n".join([*pictures, about, text, result_table(folder)])
 
@@ -148,13 +145,13 @@ def write_readme(check: bool, root: Path = ROOT) -> None:
         write_text(path, new)
 
 
-def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED) -> None:
+def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) -> None:
     """Copy the best model of the scales, with its description and its card, to where `denoise` looks for it.
 
     It is the one with the highest PSNR on the test images of its scale, all of them photographs of ImageNet.
     With `check`, raise `UserError` if it is not there yet.
     """
-    models = [root / "reports" / scale / f"{MODEL}.json" for scale in MODEL_SCALES]
+    models = [root / "reports" / scale / f"{BEST_MODEL}.json" for scale in MODEL_SCALES]
     metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}
     if not metrics:
         return

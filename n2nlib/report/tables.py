@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
@@ -12,19 +11,19 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from n2nlib.experiments import published
+from n2nlib.experiments import effects, published
 from n2nlib.experiments.paper_runs import ABLATION, CANDIDATE, FINE_TUNING
-from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json
+from n2nlib.files import UserError, git, read_json, relative, replacing, write_json
 from n2nlib.pairs.baselines import best as best_classical
 from n2nlib.pairs.pair_set import PairSet
-from n2nlib.params import Params, sections_of
+from n2nlib.params import MACHINE, Params, sections_of
 from n2nlib.report import wording
 from n2nlib.report.wording import COLUMNS, EVALUATED, REPORT, TRAINED
 from n2nlib.train import runs as run_folders
 
 PSNR = ["psnr_mean", "psnr_std", "psnr_full", "psnr_per_image", "report_mean", "report_std"]
 # Files whose columns are a contract; of other frames every column is written.
-FIXED = {
+CONTRACT = {
     "baselines": ["method", "psnr_full", "psnr_per_image", "psnr_hvs_m", "ssim"],
     "table1_ablation": [*ABLATION, "seed", *PSNR, "run"],
     "table2_candidates": ["candidate", *CANDIDATE],
@@ -37,7 +36,6 @@ HEADLINES = {  # in words -> the keys of metrics.json: global PSNR on validation
     "final model, as the report evaluated": ("final_report_full", "final_test_report_full"),
 }
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "scikit-image", "seaborn")
-REPORT_NOISY = published.NOISY_PSNR
 OUTPUTS = ("reports/*/*", "reports/metrics.json", "params.yaml", "dvc.lock", "README.md")
 
 
@@ -47,7 +45,7 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) ->
     `name` is "<notebook>/<table>". What was measured is written to four decimals, settings exactly.
     """
     path = params.reports / f"{name}.csv"
-    frame = frame[FIXED.get(path.stem, list(frame.columns))]
+    frame = frame[CONTRACT.get(path.stem, list(frame.columns))]
     exact = {column for column in frame if column in COLUMNS and COLUMNS[column].role == "setting"}
     measured = [column for column in frame.select_dtypes("floating") if column not in exact]
     with replacing(path) as temporary:
@@ -61,7 +59,7 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     The files of an earlier rebuild, from other parameters or another commit, are left out of it.
     """
     target, names = path.parent / "provenance.json", sorted(set(runs))
-    sections = [name for name in sections_of(path.parent.name) if name not in ("device", "sweep")]
+    sections = [name for name in sections_of(path.parent.name) if name not in MACHINE]
     about = {
         "scale": params.scale,
         "parameters": _without_folders(params.used(sections)),
@@ -97,17 +95,9 @@ def commit() -> str:
 
     " (modified)" follows if the tree differs from it in more than results, parameters and README.
     """
-    git = ["git", "-C", str(ROOT)]
-    status = ["status", "--porcelain", "--", ".", *(f":!{path}" for path in OUTPUTS)]
-    commands = [*git, "rev-parse", "--short=12", "HEAD"], [*git, *status]
-    try:
-        head, changes = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{head} (modified)" if changes else head
+    head = git("rev-parse", "--short=12", "HEAD").strip()
+    changes = git("status", "--porcelain", "--", ".", *(f":!{path}" for path in OUTPUTS)).strip()
+    return f"{head} (modified)" if changes else head or "unknown"
 
 
 def load(name: str, params: Params) -> pd.DataFrame:
@@ -170,7 +160,7 @@ def _beside_report(
         if value not in set(ours[across]):
             continue
         columns = {TRAINED: (ours, "psnr", noisy), EVALUATED: (ours, "report", noisy)}
-        columns |= {REPORT: (report, "psnr", REPORT_NOISY)}
+        columns |= {REPORT: (report, "psnr", published.NOISY_PSNR)}
         for source, (rows, kind, least) in columns.items():
             of_value = rows[rows[across] == value]
             cells = [
@@ -186,7 +176,7 @@ def _cell(runs: pd.DataFrame, kind: str, noisy: float) -> str:
     mean, std = f"{kind}_mean", f"{kind}_std"
     if runs.empty or mean not in runs:
         return "–"
-    alive = runs[runs["psnr_full" if "psnr_full" in runs else "psnr_mean"] >= noisy]
+    alive = runs[~effects.failed(runs, noisy)]
     failed = len(runs) - len(alive)
     if alive.empty:
         return "failed"
@@ -212,7 +202,7 @@ def pair_sets(pairs: PairSet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def assumptions(pairs: PairSet) -> pd.DataFrame:
+def noise_properties(pairs: PairSet) -> pd.DataFrame:
     """A row for each property of the noise that was tested, in words."""
     return pd.DataFrame(
         {
@@ -247,7 +237,7 @@ def headline(
     }
     for name, table, keys in (("table1", table1, ABLATION), ("table3", table3, FINE_TUNING)):
         metrics[f"{name}_best_psnr_mean"] = round(float(table.groupby(keys)["psnr_mean"].mean().max()), 4)
-        metrics[f"{name}_failed_runs"] = int((table["psnr_full"] < noisy["validation"]["global"]).sum())
+        metrics[f"{name}_failed_runs"] = int(effects.failed(table, noisy["validation"]["global"]).sum())
     kept = (*PSNR, "report_full", "test_full", "test_per_image", "test_report_full")
     metrics |= {f"final_{name}": final[name] for name in kept if pd.notna(final.get(name))}
     write_json(path, metrics)

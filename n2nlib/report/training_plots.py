@@ -14,13 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
+from n2nlib.experiments import effects
 from n2nlib.experiments.effects import MARGIN, TABLE1, basis
-from n2nlib.report import marks, tables, wording
+from n2nlib.experiments.published import NOISY_PSNR
+from n2nlib.report import marks, wording
 from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
 PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-STEPS = [1, 2, 5, 10]  # between ticks
+TICK_STEPS = [1, 2, 5, 10]  # between ticks
 FRAME = {"fill": False, "ec": ORANGE, "lw": 1.5}
 
 
@@ -76,7 +78,7 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
             axis.axhline(value, color=GREY, ls=marks.line(name), lw=0.9)
         counts = {name: f" ({count} failed)" for name, count in failed.items()}
         words = {f"{name}: {labels[name]}{counts.get(name, '')}": color for name, color in palette.items()}
-        entries = marks.handles(words) + marks.levels(lines, decimals=True)
+        entries = marks.handles(words) + marks.level_entries(lines, decimals=True)
         axis.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.22))
         axis.set(title=title, xlabel="epoch", ylabel="validation PSNR (dB, global)", xlim=(0, epochs * 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -92,8 +94,8 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     the PSNR of the noisy input. A cell is the mean over the seeds that did not fail; a cross says that some
     failed. The best cell of each panel has a frame.
     """
-    ours = table.assign(failed=table["psnr_full"] < noisy)
-    theirs = published.assign(failed=published["psnr_mean"] < tables.REPORT_NOISY)
+    ours = table.assign(failed=effects.failed(table, noisy))
+    theirs = published.assign(failed=effects.failed(published, NOISY_PSNR))
     panels = {TRAINED: (ours, "psnr_mean"), EVALUATED: (ours, "report_mean"), REPORT: (theirs, "psnr_mean")}
     rows, columns = ["tau_sharp", "lr0"], ["annealing_steps", "sigma_n"]
     shape = ours.groupby(rows + columns).size().unstack(columns)
@@ -161,7 +163,7 @@ def measures(frame: pd.DataFrame) -> Figure:
             sns.scatterplot(part, x="psnr_full", y=measure, **style, s=13, lw=0.3, alpha=0.8, ax=axis)
         left = title == next(iter(parts))  # the panels of a measure share its label
         axis.set(title=title, xlabel="PSNR (dB)", ylabel=wording.HEADERS[measure] if left else "")
-        axis.xaxis.set_major_locator(MaxNLocator(3 if title else 6, steps=STEPS, min_n_ticks=1))
+        axis.xaxis.set_major_locator(MaxNLocator(3 if title else 6, steps=TICK_STEPS, min_n_ticks=1))
     marks.legend(figure, frame, marks.handles(colors, markers))
     said = ", ".join(f"{count} of {kind}" for kind, count in alive["kind"].value_counts(sort=False).items())
     ranks = [alive[["psnr_full", measure]].corr("spearman").iloc[0, 1] for measure in names]
@@ -191,8 +193,8 @@ def studies(frame: pd.DataFrame) -> Figure:
         marks.fit(axis, rows)
         axis.set_title(f"{study}\nagainst {first}" if first else study, loc="right", linespacing=1)
         axis.set_xlabel("")
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-    figure.supxlabel(marks.DIFFERENCE, fontsize="medium")
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
+    figure.supxlabel(marks.DIFFERENCE_LABEL, fontsize="medium")
     marks.legend(figure, frame)
     said = marks.listed(frame, "study", "what")
     return described(figure, f"Difference of each variant from its study's first, in dB. {said}.")
@@ -273,7 +275,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
         axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.2g}")) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("images seen", fontsize="medium")
-    present = {name: color for name, color in marks.SOURCES.items() if name in set(frame["source"])}
+    present = {name: color for name, color in marks.SOURCE_COLORS.items() if name in set(frame["source"])}
     handles = marks.handles(present)
     shapes = {f"scale {scale}": marker for scale, marker in markers.items()}
     handles += marks.handles(dict.fromkeys(shapes, GREY), shapes) if len(scales) > 1 else []

@@ -7,7 +7,6 @@ chooses between sentences and lays them out; it calculates and formats nothing.
 from __future__ import annotations
 
 import re
-import subprocess
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import matplotlib
 from ruamel.yaml import YAML
 
-from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_json
+from n2nlib.files import ROOT, UserError, git, read_json, relative, replacing, write_json
 from n2nlib.params import Params
 from n2nlib.report import paper_tables, paper_text, tables
 from n2nlib.report.notebooks import description, write_index
@@ -23,6 +22,7 @@ from n2nlib.train import runs
 from n2nlib.train.sweep import duration
 
 SOURCE = ROOT / "reports" / "paper.typ"
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # those of the figures
 
 
 def write_paper(params: Params) -> Path:
@@ -34,7 +34,6 @@ def write_paper(params: Params) -> Path:
 
     write_json(params.reports / "paper.json", contents(params))
     target = params.reports / "paper.pdf"
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # those of the figures
     try:
         with replacing(target) as temporary:
             typst.compile(
@@ -42,7 +41,7 @@ def write_paper(params: Params) -> Path:
                 output=str(temporary),
                 root=str(ROOT),
                 format="pdf",
-                font_paths=[str(fonts)],
+                font_paths=[str(FONTS)],
                 ignore_system_fonts=True,
                 sys_inputs={"scale": params.scale},
             )
@@ -66,17 +65,15 @@ def contents(params: Params) -> dict[str, Any]:
         "claims": paper_text.claims_in_words(weighed).to_dict("index"),
         "effects": paper_text.effects_in_words(params),
         "studies": paper_text.studies(params),
-        "differences": paper_text.differences(params),
+        "differences": paper_text.model_differences(params),
         "tables": paper_tables.all_tables(params, weighed, longer),
     }
 
 
 def _commit_date() -> str:
     """The date of the last commit, "24 November 2026", or "" outside of git."""
-    command = ["git", "-C", str(ROOT), "show", "-s", "--format=%cs", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+    found = git("show", "-s", "--format=%cs", "HEAD").strip()
+    if not found:
         return ""
     day = date.fromisoformat(found)
     return f"{day.day} {day:%B %Y}"
@@ -97,14 +94,10 @@ def _about(params: Params) -> dict[str, Any]:
     found = {path.parent.name: read_json(path) for path in sorted(params.reports.glob("*/provenance.json"))}
     if not found:
         raise UserError(f"{relative(params.reports)}: no provenance.json; run the notebooks (dvc repro)")
-    names = {name for one in found.values() for files in one["files"].values() for name in files}
-    reproducing = {
-        name
-        for notebook, one in found.items()
-        if notebook < "06"  # later notebooks reproduce nothing of the report
-        for files in one["files"].values()
-        for name in files
-    }
+    runs_of = {notebook: set().union(*one["files"].values()) for notebook, one in found.items()}
+    names = set().union(*runs_of.values())
+    # Notebooks from 06 on reproduce nothing of the report.
+    reproducing = set().union(*(these for notebook, these in runs_of.items() if notebook < "06"))
     trained = [path for path in runs.RUNS.glob("[!.]*/*/run.json") if path.parent.name in names]
     seconds = {path.parent.name: read_json(path)["seconds"] for path in trained}
     photographs = " PHOTOS=<folder>" if params.pairs.source == "folder" else ""

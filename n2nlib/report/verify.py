@@ -10,24 +10,26 @@ must be identical.
 from __future__ import annotations
 
 import io
-import subprocess
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from n2nlib.experiments.effects import REACH
+from n2nlib.experiments.effects import NORMAL_REACH
 from n2nlib.experiments.paper_runs import ABLATION, by_setting
-from n2nlib.files import ROOT, UserError
+from n2nlib.files import ROOT, UserError, git
 from n2nlib.report.wording import COLUMNS, Column
 
+PROTOCOL = 100  # subsets of an evaluation of the report
 ROUNDING = 1.5e-4  # files hold four decimals
 EXACT = ("01_data", "02_architecture")
-STD = REACH / np.sqrt(99)  # relative, of the difference of two standard deviations of 100 subsets each
+# Columns that the interval of their row belongs to, and its own limits.
+WITH_INTERVAL = {"estimate", "ours", "gain", "tau", "share", "low", "high", "ci_low", "ci_high"}
 SIDES = ("committed", "now")
 UNKNOWN = Column("result", "")  # of a column that the registry does not know
-SHOWN = 10  # differences
+MOST_SHOWN = 10  # differences
 
 
 @dataclass
@@ -50,11 +52,16 @@ def spread(table1: pd.DataFrame) -> float:
     settings = by_setting(table1, ABLATION)
     freedom = settings["seeds"] - 1
     seeds = (settings["seed_std"] / np.sqrt(stats.chi2.median(freedom) / freedom)).median()
-    return float(REACH * np.sqrt(2) * np.hypot(table1["psnr_std"].median(), np.nan_to_num(seeds)))
+    return float(NORMAL_REACH * np.sqrt(2) * np.hypot(table1["psnr_std"].median(), np.nan_to_num(seeds)))
 
 
-def compare(name: str, committed: pd.DataFrame, now: pd.DataFrame, decibels: float) -> Comparison:
-    """Compare two versions of a table, all cells as text; `decibels` is the tolerance of what was trained."""
+def compare_tables(
+    name: str, committed: pd.DataFrame, now: pd.DataFrame, decibels: float, subsets: int = PROTOCOL
+) -> Comparison:
+    """Compare two versions of a table, all cells as text; `decibels` is the tolerance of what was trained.
+
+    `subsets` is the number of random subsets behind each standard deviation of an evaluation.
+    """
     found = Comparison(name)
     if set(committed) != set(now):
         found.different.append(f"columns: {', '.join(sorted(set(committed) ^ set(now)))}")
@@ -75,23 +82,23 @@ def compare(name: str, committed: pd.DataFrame, now: pd.DataFrame, decibels: flo
             before, after = (row[column + side] for side in SIDES)
             if before == after:
                 found.identical += 1
-            elif _close(column, row, decibels):
+            elif _close(column, row, decibels, subsets):
                 found.within += 1
             else:
                 found.different.append(f"{words}: {column} was {before or 'empty'}, is {after or 'empty'}")
     return found
 
 
-def _close(column: str, row: dict[str, str], decibels: float) -> bool:
+def _close(column: str, row: dict[str, str], decibels: float, subsets: int) -> bool:
     """Is the change of a cell within its tolerance? `row` holds both versions; text and counts have none."""
     about = COLUMNS.get(column, UNKNOWN)
     before, after, *limits = (_number(row.get(name)) for name in _with_interval(column, row))
     width = limits[1] - limits[0]
     if about.decimals == 0:
         return False
-    if column.endswith("_std"):
-        allowed = STD * before
-    elif np.isfinite(width):
+    if column.endswith("_std"):  # of the difference of two standard deviations
+        allowed = NORMAL_REACH / np.sqrt(subsets - 1) * before
+    elif column in WITH_INTERVAL and np.isfinite(width):
         allowed = width / 2
     elif column in ("train_loss", "ssim"):  # a change of d dB is one of d ln(10) / 10 of a squared error
         allowed = decibels * np.log(10) / 10 * (before if column == "train_loss" else 1 - before)
@@ -113,11 +120,6 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else ""
-
-
 def _read(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
@@ -128,8 +130,8 @@ def verify(scale: str) -> tuple[list[Comparison], float]:
     Raises `UserError` if the last commit has none, or if one is missing on disk.
     """
     folder = f"reports/{scale}"
-    names = _git("ls-tree", "-r", "--name-only", "HEAD", f"{folder}/").split("\n")
-    committed = {name: _git("show", f"HEAD:{name}") for name in names if name.endswith(".csv")}
+    names = git("ls-tree", "-r", "--name-only", "HEAD", f"{folder}/").split("\n")
+    committed = {name: git("show", f"HEAD:{name}") for name in names if name.endswith(".csv")}
     if not committed:
         raise UserError(f"{folder}: the last commit holds no results of this scale to compare with")
     missing = [name for name in committed if not (ROOT / name).is_file()]
@@ -137,12 +139,21 @@ def verify(scale: str) -> tuple[list[Comparison], float]:
         raise UserError(f"{missing[0]}: missing; rebuild it first (dvc repro)")
     table1 = committed.get(f"{folder}/03_ablation/table1_ablation.csv")
     decibels = spread(pd.read_csv(io.StringIO(table1))) if table1 else 0.0
+    subsets = _subsets(folder)
     compared = []
     for name, text in committed.items():
         short = name.removeprefix(f"{folder}/").removesuffix(".csv")
         now = _read((ROOT / name).read_text(encoding="utf-8"))
-        compared.append(compare(short, _read(text), now, 0.0 if short.startswith(EXACT) else decibels))
+        allowed = 0.0 if short.startswith(EXACT) else decibels
+        compared.append(compare_tables(short, _read(text), now, allowed, subsets))
     return compared, decibels
+
+
+def _subsets(folder: str) -> int:
+    """The random subsets of an evaluation in the committed Table I; as many as the report's if unrecorded."""
+    recorded = git("show", f"HEAD:{folder}/03_ablation/provenance.json")
+    parameters = json.loads(recorded).get("parameters", {}) if recorded else {}
+    return parameters.get("evaluation", {}).get("repeats", PROTOCOL)
 
 
 def print_verification(scale: str) -> bool:
@@ -153,7 +164,11 @@ def print_verification(scale: str) -> bool:
     for one in compared:
         print(f"{one.table:<{width}}{one.identical:>11}{one.within:>8}{len(one.different):>11}")
     lines = [f"{one.table}: {line}" for one in compared for line in one.different]
-    print(*lines[:SHOWN], *[f"... and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN), sep="\n")
+    print(
+        *lines[:MOST_SHOWN],
+        *[f"... and {len(lines) - MOST_SHOWN} more"] * (len(lines) > MOST_SHOWN),
+        sep="\n",
+    )
     tolerance = f"what evaluation and seeds explain ({decibels:.2f} dB for a training)"
     same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")

@@ -12,14 +12,14 @@ from typing import Literal
 import pandas as pd
 
 from n2nlib.experiments import claims, effects, published
-from n2nlib.experiments.effects import MARGIN, SOURCES, TABLE1
+from n2nlib.experiments.effects import EVALUATIONS, MARGIN, TABLE1
 
 LOSS = {"l1": "L1", "mse": "MSE", "huber": "Huber"}
 OPTIMIZER = {"adam": "Adam", "sgd": "SGD"}
 ARCH = {"tconv": "TConv", "upsample": "Upsample", "gated": "gated"}
 MEASURE = {"psnr_hvs_m": "PSNR-HVS-M", "ssim": "SSIM"}
 NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH, "measure": MEASURE}
-TRAINED, EVALUATED, REPORT = *SOURCES, effects.REPORT
+TRAINED, EVALUATED, REPORT = *EVALUATIONS, effects.REPORT
 VERDICTS = {
     claims.REPRODUCED: "our results show what the report says",
     claims.NOT_REPRODUCED: "our results contradict it",
@@ -59,7 +59,6 @@ COLUMNS: dict[str, Column] = {
         seed="Seed",
         candidate="Candidate",
         epoch="Epoch",
-        epochs="Epochs",
         sigma_n="Noise σ_n (grey levels)",
         tau_sharp="Sharpening factor τ",
         lr0="Initial rate",
@@ -212,7 +211,8 @@ def outcome(row: Mapping[str, float] | pd.Series) -> str:
 
 def over(row: Mapping[str, object] | pd.Series) -> str:
     """What an interval rests on: "one seed", "3 seeds"."""
-    return f"{row['seeds']:.0f} seeds" if row["basis"] == "seeds" else str(row["basis"])
+    basis = effects.basis(int(row["seeds"]))
+    return f"{row['seeds']:.0f} seeds" if basis == "seeds" else basis
 
 
 def effect_sentences(found: pd.DataFrame) -> str:
@@ -324,8 +324,9 @@ def length_finding(length: pd.DataFrame) -> str:
         parts.append(f"{_changes(first, last)}.")
     if longest["images"] > last["images"].iloc[0]:
         there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
-        seeds = f"{longest['seeds']} {'seeds' if longest['seeds'] > 1 else 'seed'}"
-        about = f"at scale {longest['scale']}: {seeds}; scales differ in more than the length of training"
+        about = (
+            f"at scale {longest['scale']}: {over(longest)}; scales differ in more than the length of training"
+        )
         parts.append(f"{_changes(last, there)} ({about}).")
     if not parts:
         return f"There is one length of training, {longest['images']:,} images."
@@ -348,7 +349,7 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
     return f"{opening} these effects change: {'; '.join(listed)}{others}"
 
 
-def effects_table(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> str:
+def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> str:
     """The effects of Table I in Markdown, dB: by both evaluations, in the report, and at other scales.
 
     `found` is effects.csv of scale `scale`, `length` its training_length.csv, of which the last length of
@@ -363,8 +364,8 @@ def effects_table(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> str:
     lines += ["|---" * (len(TABLE1) + 1) + "|"]
     for (source, name), part in rows.groupby(["source", "scale"], sort=False):
         first, cells = part.iloc[0], part.set_index("factor")
-        seeds = "one seed" if first["seeds"] == 1 else f"{first['seeds']} seeds"
-        about = "" if source == REPORT else f" (scale {name}: {first['images']:,.0f} images, {seeds})"
+        about = f" (scale {name}: {first['images']:,.0f} images, {over(first)})"
+        about = "" if source == REPORT else about
         words = [
             f"{signed(cells.loc[factor, 'estimate'])} {interval(cells.loc[factor])}"
             if factor in cells.index
@@ -442,8 +443,13 @@ def sets_sentence(test: bool) -> str:
 
 
 def curves_sentence(curves: pd.DataFrame) -> str:
-    """Which candidate of curves.csv is ahead first and at the end (means over seeds), and who is level."""
-    table = curves.pivot_table("psnr_mean", "images", "candidate").dropna()
+    """Which candidate of curves.csv is ahead first and at the end (means over seeds), and who is level.
+
+    A run that diverged counts with where it ended.
+    """
+    runs = curves.pivot_table("psnr_mean", "images", ["candidate", "seed"])
+    everyone = runs.notna().T.groupby("candidate").any().all()
+    table = runs.ffill()[everyone].T.groupby("candidate").mean().T
     parts = []
     for images in dict.fromkeys(table.index[[0, -1]]):
         psnr = table.loc[images].sort_values(ascending=False)

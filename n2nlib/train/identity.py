@@ -6,13 +6,12 @@ What is measured on a finished run has an identity of its own, see `measuring_co
 
 from __future__ import annotations
 
-import ast
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from n2nlib import metrics
 from n2nlib.files import digest
+from n2nlib.meaning import code_identity
 from n2nlib.params import (
     AnyArch,
     AnyLoss,
@@ -28,6 +27,7 @@ from n2nlib.params import (
     Share,
 )
 
+HERE = Path(__file__).parent
 # The modules whose code trains, and those that measure a finished run, under names that stay when files move.
 TRAINING = {
     "augmentation": "augment.py",
@@ -68,80 +68,15 @@ class RunParams(Section):
     validate_every_epoch: bool = True  # False: after the last epoch only
 
 
-class _Meaning(ast.NodeTransformer):
-    """Drop what computes nothing: docstrings, imports, type hints, printed text and the text of errors."""
-
-    def visit_Import(self, node: ast.AST) -> None:
-        return None
-
-    visit_ImportFrom = visit_Import
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant):
-            return None
-        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "print":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call):
-            node.exc = node.exc.func
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        for number, one in enumerate(node.body):
-            if isinstance(one, ast.AnnAssign) and one.value is None:  # a field of a dataclass
-                node.body[number] = ast.Expr(one.target)
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if node.value is None:
-            return None
-        return self.generic_visit(ast.Assign([node.target], node.value))
-
-
-def meaning(source: str) -> str:
-    """The parsed source without comments, docstrings, imports, type hints and messages."""
-    return repr(_plain(_Meaning().visit(ast.parse(source))))
-
-
-def _plain(node: Any) -> Any:
-    """A syntax tree as tuples, without empty fields, since versions of Python differ in these."""
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return type(node).__name__, *((name, _plain(value)) for name, value in fields)
-    return [_plain(one) for one in node] if isinstance(node, list) else node
-
-
-@cache
-def code_identity(*groups: tuple[tuple[str, str], ...], folder: Path = Path(__file__).parent) -> str:
-    """SHA-256 of the meaning of modules, given as (logical name, file) in groups."""
-    files = {name: file for group in groups for name, file in group}
-    return digest({name: meaning((folder / file).read_text("utf-8")) for name, file in files.items()})
-
-
 def training_code(run: RunParams) -> str:
     """SHA-256 of the code that trains `run`."""
     groups = [TRAINING] + [GATED] * (run.arch == "gated")
-    return code_identity(*(tuple(group.items()) for group in groups))
+    return code_identity(*(tuple(group.items()) for group in groups), folder=HERE)
 
 
 def measuring_code() -> str:
     """SHA-256 of the code that measures finished runs."""
-    return code_identity(tuple(MEASURING.items()))
+    return code_identity(tuple(MEASURING.items()), folder=HERE)
 
 
 def identity(run: RunParams, pairs_hash: str) -> str:

@@ -44,7 +44,7 @@ from n2nlib.files import (
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
-from n2nlib.train.identity import RunParams, identity, images_of, measuring_code, run_name, training_code
+from n2nlib.train.identity import RunParams, identity, measuring_code, run_name, training_code
 from n2nlib.train.network import Network, load_network, save_network
 
 RUNS = ROOT / "data" / "runs"
@@ -107,12 +107,9 @@ class Result:
         highest = self.errors["highest_report"]
         summary["peak_change"] = metrics.peak_change(highest, params.evaluation, params.seed)
         summary |= {name: float(self.errors[name].mean()) for name in ("psnr_hvs_m", "ssim")}
-        test = self.errors.get("test_mse", np.array([np.nan]))
-        summary["test_full"], summary["test_per_image"] = (
-            metrics.psnr_full(test),
-            metrics.psnr_per_image(test),
-        )
-        report = self.errors.get("test_mse_report", np.array([np.nan]))
+        nothing = np.array([np.nan])
+        test, report = (self.errors.get(name, nothing) for name in ("test_mse", "test_mse_report"))
+        summary |= {"test_full": metrics.psnr_full(test), "test_per_image": metrics.psnr_per_image(test)}
         return summary | {"test_report_full": metrics.psnr_full(report)}
 
 
@@ -180,9 +177,14 @@ def measure_again(
         write_json(folder / "run.json", about | {"measured": measured})
         result = find(stage, run, pairs.hash)
         if result:
-            write_json(folder / "metrics.json", result.metrics(params))
+            _write_metrics(result, params)
         return result
     return None
+
+
+def _write_metrics(result: Result, params: Params) -> None:
+    known = {name: value for name, value in result.metrics(params).items() if np.isfinite(value)}
+    write_json(result.folder / "metrics.json", known)
 
 
 def _measure(folder: Path, network: Network, pairs: PairSet, device: torch.device) -> dict[str, str]:
@@ -234,7 +236,7 @@ def store(
                 "pairs": pairs.hash,
                 "code": training_code(run),
                 "measured": _measure(made, state.evaluation_network, pairs, device),
-                "images": images_of(run, len(pairs.train["noisy_1"])),
+                "images": int(state.history[-1]["images"]),
                 "seconds": round(state.seconds, 2),
                 "machine": machine(device),
                 "precision": str(state.network.unet.dtype).removeprefix("torch."),
@@ -246,9 +248,8 @@ def store(
                 "files": {name: file_digest(made / name) for name in ("history.csv", CURVE, MODEL)},
             }
             write_json(made / "run.json", about)
-            write_json(
-                made / "metrics.json", Result(made, about, load_file(made / MEASURED), {}).metrics(params)
-            )
+            result = Result(made, about, load_file(made / MEASURED), {})
+            _write_metrics(result, params)
             if not _read(folder, run, pairs.hash):  # another process may have been faster: the same bytes
                 shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
                 made.replace(folder)

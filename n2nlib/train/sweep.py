@@ -26,7 +26,7 @@ from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import PairSet, load_pairs
 from n2nlib.params import Params
 from n2nlib.train import runs
-from n2nlib.train.identity import RunParams
+from n2nlib.train.identity import RunParams, images_of
 from n2nlib.train.loop import TrainingState, train
 from n2nlib.train.runs import Planned, Result
 
@@ -255,7 +255,7 @@ def train_all(
 def _work(run: RunParams, pairs: PairSet, params: Params) -> int:
     """Images of a whole training, larger ones counted by their area, so that the time left can be told."""
     count, _, side, _ = pairs.train["noisy_1"].shape
-    return round(runs.images_of(run, count) * (side / params.pairs.size) ** 2)
+    return round(images_of(run, count) * (side / params.pairs.size) ** 2)
 
 
 def _train_missing(

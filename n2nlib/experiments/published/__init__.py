@@ -1,6 +1,7 @@
-"""The report's tables, typed over once, and what its authors published beside it, as data.
+"""The report's tables and claims, transcribed, and what its authors published beside it, as data.
 
 - table1_ablation.csv, table3_fine_tuning.csv: the printed tables.
+- statements.csv: what it claims, in its words.
 - authors_evaluations.csv: the authors' evaluations of their own saved networks, from the files results.txt in
   the public history of github.com/tsfeith-epfl/deeplearning_project (Miniproject_1). Those of 2022-04-20
   (commit fb6e264) and 2022-04-27 (16ea7ed) predict as trained; those of 2022-05-11 (c17d1c2) sharpen every
@@ -59,6 +60,11 @@ def table2() -> pd.DataFrame:
 def table3() -> pd.DataFrame:
     """Table III, 36 rows: sigma_n, tau_sharp, lr0, annealing_steps, psnr_mean, psnr_std (dB)."""
     return pd.read_csv(_HERE / "table3_fine_tuning.csv")
+
+
+def statements() -> pd.DataFrame:
+    """The claims that are weighed, in the report's words: claim, section, statement."""
+    return pd.read_csv(_HERE / "statements.csv")
 
 
 def authors_evaluations() -> pd.DataFrame:
