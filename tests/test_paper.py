@@ -349,15 +349,12 @@ def test_the_tables_are_those_of_the_results(project: Project) -> None:
         assert sum(span for _, span in sheet["groups"]) in (0, len(sheet["head"]))
 
 
-def test_sentences_follow_the_verdicts(project: Project) -> None:
-    path = project.reports() / "06_discussion" / "claims.csv"
-    claims = pd.read_csv(path)
+def test_sentences_follow_the_verdicts(project: Project, tmp_path: Path) -> None:
+    known = _paper(project)["claims"]
 
     def text(trained: str, evaluated: str) -> str:
-        changed = claims.assign(verdict=trained, verdict_report_evaluation=evaluated)
-        changed.to_csv(path, index=False)
-        project.n2n("paper")
-        return " ".join(_pages(project))
+        verdicts = {"verdict": trained, "verdict_evaluated": evaluated}
+        return _variant(project, tmp_path, claims={name: claim | verdicts for name, claim in known.items()})
 
     texts = {verdict: text(verdict, verdict) for verdict in VERDICTS}
     sentences = {  # two each, because a column may end within one
@@ -382,10 +379,11 @@ def test_sentences_follow_the_verdicts(project: Project) -> None:
     assert not any(finding in said for said in texts.values())
 
 
-def _variant(project: Project, folder: Path, **changes: object) -> str:
-    """The text of the paper with other facts than those of scale smoke; words that were divided are whole."""
+def _variant(project: Project, folder: Path, claims: dict | None = None, **facts: object) -> str:
+    """The text of the paper with other claims and facts than scale smoke has; divided words are whole."""
     paper = _paper(project)
-    paper["facts"] |= changes
+    paper["facts"] |= facts
+    paper["claims"] = claims or paper["claims"]
     source = project.folder / "reports" / "variant" / "paper.json"
     source.parent.mkdir(exist_ok=True)
     source.write_text(json.dumps(paper), "utf-8")

@@ -21,7 +21,7 @@ from n2nlib.files import ROOT, UserError, relative
 from n2nlib.pairs.imagenette import imagenette
 from n2nlib.params import Pairs, Params
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 HELD_OUT_NAMES = ("val", "validation", "test")
 # The colour photographs inside the pinned packages; data/README.md lists their authors and licences. Left out
 # are drawings, the right half of the stereo pair, and what made small networks worse or no better: grey

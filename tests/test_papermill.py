@@ -1,0 +1,61 @@
+"""Notebooks run by hand with the real papermill, in a copy of the project that scale smoke was rebuilt in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Project
+
+
+@pytest.fixture(scope="module")
+def project(smoke_project: Project) -> Project:
+    return smoke_project
+
+
+def _papermill(project: Project, notebook: str, folder: str, given: str, scratch: Path) -> str:
+    """Run papermill by hand from a folder of the project with a file of parameters; returns what it says."""
+    (scratch / "mine.yaml").write_text(given)
+    source = os.path.relpath(f"notebooks/{notebook}.ipynb", folder)
+    command = ["papermill", source, str(scratch / "out.ipynb"), "-f", str(scratch / "mine.yaml")]
+    done = project.run(*command, cwd=project.folder / folder)
+    assert done.returncode == 0, done.stderr
+    assert "Passed unknown parameter" not in done.stderr
+    return (scratch / "out.ipynb").read_text()
+
+
+def test_papermill_takes_a_part_of_the_parameters(project: Project, tmp_path: Path) -> None:
+    given = "scale: mine\nablation:\n  loss: [mse]\n  optimizer: [adam]\n  crops: [false]\n"
+    with project.restored("data/runs", "data/pairs"):
+        _papermill(project, "01_data", ".", "scale: mine\n", tmp_path)
+        output = _papermill(project, "03_ablation", ".", given, tmp_path)
+        assert "ablation: all 4 runs are on disk" in output  # the same pairs and settings, so the same runs
+        table = pd.read_csv(project.reports("mine") / "03_ablation/table1_ablation.csv")
+    shutil.rmtree(project.reports("mine"))
+    theirs = pd.read_csv(project.reports() / "03_ablation/table1_ablation.csv").set_index("run")
+    assert len(table) == 4
+    assert (table["psnr_full"] == theirs.loc[table["run"], "psnr_full"].to_numpy()).all()
+
+
+def test_papermill_works_from_the_notebooks_folder(project: Project, tmp_path: Path) -> None:
+    with project.restored("data/pairs"):
+        given = "scale: mine\npairs: {validation: 12}\n"
+        _papermill(project, "02_architecture", "notebooks", given, tmp_path)
+        card = json.loads((project.folder / "data/pairs/mine/card.json").read_text())
+        assert (card["counts"]["train"], card["counts"]["validation"]) == (24, 12)
+        assert (project.reports("mine") / "02_architecture/network_costs.csv").is_file()
+    shutil.rmtree(project.reports("mine"))
+
+
+def test_papermill_with_a_misspelt_key_says_so_before_any_work(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("ablatoin:\n  epochs: 3\n")
+    output, given = str(tmp_path / "out.ipynb"), str(tmp_path / "mine.yaml")
+    done = project.run("papermill", "notebooks/03_ablation.ipynb", output, "-f", given)
+    assert done.returncode != 0
+    assert "ablatoin" in done.stderr
+    assert "did you mean ablation" in done.stderr
+    assert "to train" not in done.stderr + done.stdout
