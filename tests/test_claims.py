@@ -563,6 +563,11 @@ def test_rates_that_survive_do_not_speak_for_those_that_do_not() -> None:
     results = Results(published.table1(), published.table3(), rate_search=search, noisy_db=19.0)
     measured = MEASURES["high_rates_fail"](results)
     assert (measured.estimate, measured.seeds, measured.pairs, measured.better) == (-15, 1, 8, 2)
+    rows = [(*row[:7], 5.5, 20.0) for row in rows if row[0] == "short" and row[4] > 0.001 and row[6] == 0]
+    long = pd.DataFrame([("long", *row[1:]) for row in rows], columns=search.columns)
+    both = replace(results, rate_search=pd.concat([search[search["schedule"] == "short"], long]))
+    measured = MEASURES["high_rates_fail"](both)  # every high rate was trained for long, so this is read
+    assert (measured.estimate, measured.pairs, measured.better) == (-14.5, 8, 0)
     unknown = replace(results, rate_search=search.drop(columns="noisy_psnr_full"), noisy_db=UNKNOWN)
     assert MEASURES["high_rates_fail"](unknown) is None
     low = replace(results, rate_search=search[search["learning_rate"] == 0.001])

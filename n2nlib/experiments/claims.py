@@ -323,20 +323,27 @@ def _bend(psnr: pd.Series) -> pd.Series:
 
 @partial(
     Measure,
-    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's short runs with rates above 0.001, minus that "
-    "of the noisy input",
+    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's longest runs with rates above 0.001, minus "
+    "that of the noisy input",
 )
 def _high_rates(results: Results) -> Effect | None:
-    """Longer trainings and more seeds are for rates that survive, so they have no say here."""
+    """A rate that survives a short training may end a long one, so long ones are read if all rates have one.
+
+    Only rates that survive are tried with more seeds, so all seeds but the first have no say here.
+    """
     search = results.rate_search
     if search is None or results.value != AS_TRAINED:
         return None
     gap = search["psnr_full"] - search.get("noisy_psnr_full", results.noisy_db)
     search = search.assign(gap=gap, seed=search.get("seed", 0))
     read = (search["optimizer"] == "adam") & (search["learning_rate"] > HIGHEST_RATE)
-    read &= search.get("schedule", "short") == "short"
+    search = search[read & (search["seed"] == search["seed"].min())]
+    if "schedule" in search:
+        long, rate = search["schedule"] == "long", ["loss", "learning_rate"]
+        every = len(search.loc[long, rate].drop_duplicates()) == len(search[rate].drop_duplicates())
+        search = search[long == every]
     keys = [name for name in SEARCHED if name in search]
-    found = search[read].pivot_table("gap", keys, "seed").dropna(axis=1)
+    found = search.pivot_table("gap", keys, "seed")
     return None if found.empty else effects.effect_of(found)
 
 

@@ -20,13 +20,13 @@ from n2nlib.pairs import baselines
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
 
-# Largest first: README shows the first scale that has findings.
+# Largest first: README shows of each part the first scale that has it.
 SCALES_IN_WORDS = {
     "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
     "workstation": "the report's network on photographs of ImageNet, a night on two CPU cores",
     "laptop": "a small network on photographs inside installed packages, twelve minutes on two CPU cores",
 }
-FINDINGS = "06_discussion/readme.md"  # in reports/<scale>/
+FINDINGS, REFERENCES = "06_discussion/readme.md", "07_beyond/references.csv"  # in reports/<scale>/
 PICTURES = {
     "01_data/noise_schematic.png": "From a photograph to its blocks, and from a block to a noisy pixel",
     "07_beyond/fig_best.png": "Noisy images, the same by a blur, the final and the best model, clean images",
@@ -53,7 +53,7 @@ def findings(params: Params) -> str:
 
     def measured() -> str:
         found, close = result("effects"), wording.agreement_sentence(result("agreement"))
-        files = links("06_discussion/report_evaluation.png", "06_discussion/effects.csv", "paper.pdf")
+        files = links("06_discussion/report_evaluation.png", "06_discussion/effects.csv")
         return f"{wording.main_finding(found)} {close} {files}"
 
     def lasting() -> str:
@@ -91,7 +91,7 @@ def result_table(folder: Path) -> str:
 
     The classical method is the one that is best on the validation images.
     """
-    path = folder / "07_beyond" / "references.csv"
+    path = folder / REFERENCES
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     if "split" not in table:
         return f"The result table is not available: {path.parent.name}/{path.name} is missing (dvc repro)."
@@ -117,18 +117,27 @@ def result_table(folder: Path) -> str:
 
 
 def block(root: Path = ROOT) -> str:
-    """What stands between the markers. Raises `UserError` if no scale has findings."""
-    scale = next((name for name in SCALES_IN_WORDS if (root / "reports" / name / FINDINGS).is_file()), None)
+    """What stands between the markers: each part from the largest scale that has it.
+
+    Raises `UserError` if no scale has findings.
+    """
+
+    def largest(name: str) -> str | None:
+        return next((scale for scale in SCALES_IN_WORDS if (root / "reports" / scale / name).is_file()), None)
+
+    scale, compared = largest(FINDINGS), largest(REFERENCES)
     if scale is None:
         raise UserError(f"reports/<scale>/{FINDINGS}: no scale has it; run dvc repro first")
-    folder = root / "reports" / scale
-    pictures = [
-        f"![{words}](reports/{scale}/{name})" for name, words in PICTURES.items() if (folder / name).is_file()
-    ]
-    about = f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}."
-    about += " Numbers in brackets are 95 % intervals."
-    text = (folder / FINDINGS).read_text(encoding="utf-8").strip()
-    return "\n\n".join([*pictures, about, text, result_table(folder)])
+    found = {name: largest(name) for name in PICTURES}
+    parts = [f"![{PICTURES[name]}](reports/{one}/{name})" for name, one in found.items() if one]
+    parts.append(f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}.")
+    parts[-1] += " Numbers in brackets are 95 % intervals."
+    paper = f"reports/{scale}/paper.pdf"
+    parts[-1] += f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
+    parts.append((root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip())
+    if compared not in (None, scale):
+        parts.append(f"The models are those of scale *{compared}*: {SCALES_IN_WORDS[compared]}.")
+    return "\n\n".join([*parts, result_table(root / "reports" / (compared or scale))])
 
 
 def write_readme(check: bool, root: Path = ROOT) -> None:
