@@ -46,7 +46,7 @@ SHORT: dict[str, dict[str, object]] = {
     "averaged weights": {"averaging": 0.999},
     "float32": {"precision": "float32"},
 }
-LONG = ("start", "width 48", "U-Net", "batch 8", "rate 2e-3")
+LONG = ("start", "width 48", "batch 4", "rate 2e-3")
 
 
 def recipe_runs(params: Params, names: list[str], images: int) -> list[Planned]:

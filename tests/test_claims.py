@@ -316,11 +316,13 @@ def test_the_reports_own_tables_under_the_same_rules() -> None:
         "annealing_no_advantage",
         "stronger_sharpening_worse",
     }
-    # TConv: 10 of 16 pairs lose. Adam: 11 of 16 gain. MSE: 14 of 16 gain. Noise: -0.10 dB. The best network
-    # is 0.01 dB behind. Rates: all four pairs gain, but four pairs have no 95 % interval. Crops: one run of
-    # each setting establishes nothing about a single pair.
-    assert {verdict for verdict in own.values() if verdict != REPRODUCED} == {INCONCLUSIVE}
-    assert len(own) == 14
+    # TConv: 10 of 16 pairs lose. Adam: 11 of 16 gain. MSE: 14 of 16 gain. Noise: -0.10 dB.
+    lost = {"tconv_worse", "mse_consistent", "adam_better", "strong_noise_worse"}
+    assert {claim for claim, verdict in own.items() if verdict == INCONCLUSIVE} == lost
+    assert len(own) == 11
+    # Not tested: one run of each setting establishes nothing about single pairs of crops, four pairs of rates
+    # have no 95 % interval, and neither has the distance of one run from the best other one.
+    assert not {"crops_mixed", "higher_rates_better", "optimal_network"} & set(own)
 
 
 def test_every_claim_has_a_row_with_its_rule_and_evidence() -> None:
@@ -336,13 +338,20 @@ def test_every_claim_has_a_row_with_its_rule_and_evidence() -> None:
         assert f"{effects.MARGIN} dB" in claims.words(rule)
     assert (table[["rule", "evidence", "section"]].map(len) > 0).all().all()
     tested = table["verdict"] != NOT_TESTED
-    assert table.loc[~tested, "ours"].isna().all()
+    unknown = table.loc[~tested].set_index("claim")
+    too_little = ["crops_mixed", "higher_rates_better", "optimal_network"]
+    assert list(unknown.index[unknown["ours"].notna()]) == too_little
     assert table.loc[tested, "ours"].to_numpy() == pytest.approx(table.loc[tested, "published"].to_numpy())
     rows = table.set_index("claim")
     assert rows.loc["final_psnr", "verdict"] == REPRODUCED
     assert rows.loc["adam_faster", "verdict"] == rows.loc["high_rates_fail", "verdict"] == NOT_TESTED
     assert claims.chance_errors(table) == 0  # one seed: no rate for other seeds
-    assert claims.chance_errors(table.assign(basis="seeds")) == pytest.approx(0.025 * len(table))
+    rated = table.assign(basis="seeds")
+    assert claims.chance_errors(rated) == pytest.approx(0.025 * tested.sum())
+    twice = rated.assign(
+        verdict_report_evaluation=rated["verdict"].where(tested)
+    )  # both verdicts are printed
+    assert claims.chance_errors(twice) == pytest.approx(0.05 * tested.sum())
 
 
 def test_what_was_not_trained_is_not_tested() -> None:

@@ -195,6 +195,7 @@ def test_initialisation_compares_the_right_fan_in_with_both() -> None:
         ([24.0, 25.0, 26.1], [23.1, 24.2, 25.3], "reverses"),
         ([19.0, 20.0, 21.0], [16.9, 18.0, 18.8], "does not explain .* same sign"),
         ([23.0, 24.0, 25.0], [19.0, 21.5, 22.0], "no difference of TConv and Upsample is established"),
+        ([20.04, 21.05, 22.03], [20.05, 21.04, 22.05], "no difference of TConv and Upsample is established"),
         ([23.0], [24.0], "one seed cannot tell"),
     ],
 )

@@ -57,7 +57,10 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
     for weaker in ({"ci_high": 0.1}, {"ours": -0.1, "ci_low": -0.11, "ci_high": -0.09}):
         found = wording.lasting_finding(pd.DataFrame([rows[0] | weaker]))
-        assert "no choice matters clearly. No difference of 0.12 dB is established for training on" in found
+        assert (
+            "no choice matters clearly. In the median no difference of 0.12 dB is established for training on"
+            in found
+        )
 
 
 def _at(images: int, estimate: float, scale: str = "s", factor: str = "arch") -> dict[str, object]:
@@ -68,13 +71,16 @@ def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
     changed = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1)]))
     assert changed == (
         "On all validation images, between 10 and 5,000 images of training these effects change: "
-        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20]."
+        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20] (of one training, "
+        "whose rate may be annealed in between)."
     )
     crops = [_at(10, 0.3, factor="crops"), _at(5000, 0.2, factor="crops")]
     both = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1), *crops]))
-    assert both == f"{changed[:-1]}; the other effects of Table I do not change clearly."
+    assert "[0.00, +0.20]; the other effects of Table I do not change clearly (of one training" in both
+    small = wording.length_finding(pd.DataFrame([_at(10, 0.21), _at(5000, 0.1)]))
+    assert "no effect of Table I changes clearly" in small
     same = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1)]))
-    assert same.endswith("between 10 and 5,000 images of training no effect of Table I changes clearly.")
+    assert "between 10 and 5,000 images of training no effect of Table I changes clearly (of one" in same
     longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
     assert longer.startswith(same)  # another scale differs in more than its length
     assert (
@@ -280,7 +286,7 @@ def test_the_package_holds_the_best_model(tmp_path: Path, scales: list[str], cho
         folder.mkdir(parents=True)
         (folder / "best.safetensors").write_text(scale)
         (folder / "best.md").write_text(f"card of {scale}")
-        (folder / "best.json").write_text(json.dumps({"metrics": {"test_full": MODELS[scale]}}))
+        (folder / "best.json").write_text(json.dumps({"metrics": {"psnr_full": MODELS[scale]}}))
     with pytest.raises(UserError, match="run python -m n2nlib readme"):
         readme.bundle_model(check=True, root=tmp_path, package=package)
     readme.bundle_model(check=False, root=tmp_path, package=package)

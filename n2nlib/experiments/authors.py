@@ -7,6 +7,7 @@ Their public repository holds the weights of the networks of Table I as state di
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -59,13 +60,15 @@ def read_network(path: Path, sharpen: bool) -> Network:
     Raises `UserError` naming the file if it is damaged or holds anything but these weights.
     """
     try:
+        if zipfile.is_zipfile(path) and (broken := zipfile.ZipFile(path).testzip()):
+            raise ValueError(f"its part {broken} is damaged")  # torch compares no checksums
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make the reader raise nearly anything
         reason = str(error).split("\n")[0]
         raise UserError(f"{relative(path)}: not a PyTorch file of weights alone ({reason})") from error
     named = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-    if not named:
-        raise UserError(f"{relative(path)}: holds no state dict; allowed: tensors by name")
+    if not named or not all(map(_is_plain, state.values())):
+        raise UserError(f"{relative(path)}: holds no state dict; allowed: dense float tensors by name")
     arch = "tconv" if "upsample5.weight" in state else "upsample"
     network = Network(published.WIDTH, arch, TAU if sharpen else 0.0)
     renamed = {}
@@ -81,6 +84,11 @@ def read_network(path: Path, sharpen: bool) -> Network:
         raise UserError(f"{relative(path)}: holds weights that are not finite")
     network.load_state_dict(renamed)
     return network.eval().to(memory_format=torch.channels_last)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Is it a dense tensor of floating-point numbers in memory?"""
+    return tensor.layout is torch.strided and tensor.is_floating_point() and tensor.device.type == "cpu"
 
 
 def read_setting(path: Path) -> dict[str, object] | None:

@@ -258,8 +258,11 @@ def _explained(contrasts: pd.DataFrame) -> str:
     before, after = (contrasts.loc[f"{a} − {b}"] for a, b in ((UPSAMPLE, LIBRARY), (FAN_IN, UPSAMPLE)))
     if pd.isna([before["low"], after["low"]]).any():
         return "one seed cannot tell if the initialisation explains how TConv differs from Upsample"
-    if before["low"] <= 0 <= before["high"]:
-        return "no difference of TConv and Upsample is established that the initialisation could explain"
+    if before["low"] <= 0 <= before["high"] or abs(before["estimate"]) < MARGIN:
+        return (
+            "no difference of TConv and Upsample is established that matters and that the initialisation "
+            "could explain"
+        )
     if max(-after["low"], after["high"]) <= MARGIN:
         return (
             "the initialisation explains how TConv differs from Upsample: with the right fan-in it differs "

@@ -5,7 +5,8 @@ prints. It can reproduce a claim, refute it, call the difference too small to ma
 effect of 0 reproduces a claim of a difference with a probability of at most 2.5 %. A true effect of 0.12 dB
 or more is ruled out or called too small with at most the same probability. What lies between may be called
 either. With fewer than three seeds this holds for the runs that were trained and says nothing about other
-seeds.
+seeds. It also takes both choices to fail equally often: if one fails more often, the medians lean to the
+other one, so failures are weighed beside the verdicts.
 """
 
 from __future__ import annotations
@@ -372,6 +373,12 @@ CLAIMS: dict[str, tuple[Rule, Measure]] = {  # their words: `published.statement
 }
 
 
+def _verdict(rule: Rule, effect: Effect) -> str:
+    """What a rule says of an effect; not tested if the effect has not what the rule looks at."""
+    lacking = effect.seeds < FEWEST_SEEDS if rule is mixed else np.isnan(effect.low)
+    return NOT_TESTED if lacking else rule(effect)
+
+
 def _judged(claim: str, ours: Results, theirs: Results) -> dict[str, object]:
     rule, measure = CLAIMS[claim]
     each = (ours, replace(ours, value=AS_REPORT), theirs)
@@ -381,9 +388,10 @@ def _judged(claim: str, ours: Results, theirs: Results) -> dict[str, object]:
         row["published"] = published_effect.estimate
     if effect:
         row |= {"ours": effect.estimate, "ci_low": effect.low, "ci_high": effect.high}
-        row |= {"verdict": rule(effect), "basis": effect.basis}
-    if effect and again and again.estimate != effect.estimate:
-        row |= {"verdict_report_evaluation": rule(again), "ours_report_evaluation": again.estimate}
+        row |= {"verdict": _verdict(rule, effect), "basis": effect.basis}
+    if effect and again and again != effect:
+        row |= {"verdict_report_evaluation": _verdict(rule, again)}
+        row |= {"ours_report_evaluation": again.estimate}
     return row
 
 
@@ -419,15 +427,21 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
 
 
 def on_its_own_tables(theirs: Results) -> dict[str, str]:
-    """The same rules applied to the report's tables: claim -> verdict. Do its tables carry its words?"""
+    """The same rules applied to the report's tables: claim -> verdict. Do its tables support its words?"""
     measured = {claim: (rule, measure.effect(theirs)) for claim, (rule, measure) in CLAIMS.items()}
-    return {claim: rule(effect) for claim, (rule, effect) in measured.items() if effect}
+    judged = {claim: _verdict(rule, effect) for claim, (rule, effect) in measured.items() if effect}
+    return {claim: verdict for claim, verdict in judged.items() if verdict != NOT_TESTED}
 
 
 def chance_errors(weighed: pd.DataFrame) -> float:
     """How many verdicts of a table of `weigh` chance alone makes wrong, at most, on average.
 
     Every rule errs with a probability of at most 2.5 %, and expectations add up although claims share runs.
-    A verdict on fewer than three seeds has no such rate, since it says nothing about other seeds.
     """
-    return float((weighed["basis"] == "seeds").sum() * (1 - CONFIDENCE) / 2)
+    return rated_verdicts(weighed) * (1 - CONFIDENCE) / 2
+
+
+def rated_verdicts(weighed: pd.DataFrame) -> int:
+    """How many verdicts, by both evaluations, rest on three seeds or more and so have an error rate."""
+    rated = weighed[weighed["basis"] == effects.basis(FEWEST_SEEDS)]
+    return int((rated["verdict"] != NOT_TESTED).sum() + rated["verdict_report_evaluation"].notna().sum())

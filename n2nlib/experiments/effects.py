@@ -48,6 +48,7 @@ TABLE3 = {
 INTERACTIONS = {
     ("crops", "sharpen"): "crops, more with sharpening than without",
     ("loss", "sharpen"): "MSE − L1, more with sharpening than without",
+    ("loss", "crops"): "MSE − L1, more with crops than without",
 }
 
 
@@ -179,8 +180,9 @@ def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples
     Both are evaluated on the same images with the same seeds. One row, or an array of images alone, stands
     for all seeds (a classical method). Axes between seeds and images, such as epochs, are averaged after the
     PSNR. The variance over images is that of a bootstrap of the paired difference. With three seeds or more
-    the variance over seeds is added to it, with Satterthwaite's degrees of freedom. Images of fewer than
-    `FEWEST_PHOTOGRAPHS` `photographs` are not independent, so there is no interval.
+    the variance over seeds is added to it, with Satterthwaite's degrees of freedom. Images of one photograph
+    are not independent, so the bootstrap draws `photographs`: image i shows photograph i modulo their number
+    (see `pair_set.build_pairs`). Fewer than `FEWEST_PHOTOGRAPHS` give no interval.
     """
 
     def gaps(weights: np.ndarray) -> np.ndarray:  # images x resamples -> seeds x resamples
@@ -191,8 +193,10 @@ def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples
     images = a.shape[-1]
     each = gaps(np.full((images, 1), 1 / images))[:, 0]
     seeds = len(each)
-    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), resamples)
-    over_images = float(gaps(drawn.T / images).mean(axis=0).var(ddof=1))
+    count = int(min(photographs, images))
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    weights = drawn[:, np.arange(images) % count].T
+    over_images = float(gaps(weights / weights.sum(axis=0)).mean(axis=0).var(ddof=1))
     over_seeds = float(each.var(ddof=1)) / seeds if seeds >= FEWEST_SEEDS else 0.0
     variance = over_images + over_seeds
     freedom = (seeds - 1) * (variance / over_seeds) ** 2 if over_seeds else np.inf
@@ -277,7 +281,7 @@ def effects_table(
 
 
 def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.DataFrame:
-    """How much more (dB) crops and the MSE loss gain with sharpening than without; columns of effects.csv."""
+    """How much more (dB) a factor gains at one level of another factor; columns of effects.csv."""
     rows = []
     for (factor, other), what in INTERACTIONS.items():
         for source, table, value in _sources(table1, published1):

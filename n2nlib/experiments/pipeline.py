@@ -53,7 +53,7 @@ class Chain:
 
     @cached_property
     def curves(self) -> Experiment:
-        """Fig. 2; the table has a row an epoch."""
+        """Fig. 2; the table has a row per epoch."""
         planned = paper_runs.curve_runs(self.params, self.candidates)
         finished = self._train("curves", planned, self.pairs, self.params)
         return Experiment(planned, finished, results.collect_curves(planned, finished, self.params))

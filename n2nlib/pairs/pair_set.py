@@ -52,7 +52,8 @@ def _jobs(photos: list[Photo], count: int, seed: list[int]) -> list[tuple[Photo,
 def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str], None] = print) -> dict:
     """Make the pair set of `params` in `folder` (default: data/pairs/<scale>) and return its card.
 
-    The same parameters, seed and photographs give the same bytes, whatever the number of cores. Raises
+    The same parameters, seed and photographs give the same bytes, whatever the number of cores. The pairs of
+    a split are dealt to its photographs in turn, so pair i shows photograph i modulo their number. Raises
     `UserError`.
     """
     folder, options = folder or params.pairs_folder, params.pairs

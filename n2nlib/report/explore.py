@@ -210,7 +210,7 @@ def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[tuple[pd.DataFr
     """Train a small network for some seconds or `epochs` passes over `small_pairs`, whichever ends first.
 
     `changes` are parameters of a run (see `RunParams`) that replace those of `LIVE_RUN`. Yields the history
-    and the network before the first step, at most once a second, and at the end. The history has a row an
+    and the network before the first step, at most once a second, and at the end. The history has a row per
     epoch: images, train_loss, psnr_full (dB) and run, which says what differs from `LIVE_RUN`. Uses one
     thread, as the processes of a sweep do: on several, such small steps take longer. Raises `UserError` for a
     parameter that does not exist or a value that is not allowed.

@@ -1,8 +1,8 @@
 """Figures at their printed size in one style (n2n.mplstyle): saving, pictures of images, their noise.
 
 Each function of this module, of `plots`, `training_plots` and `diagrams` returns a figure whose label
-(`figure.get_label()`) describes it for readers who cannot see it. `save` writes the figure and returns the
-picture to display, with that description as its alternative text: a cell of a notebook ends with
+(`figure.get_label()`) describes it for readers who cannot see it. `save_figure` writes the figure and returns
+the picture to display, with that description as its alternative text: a cell of a notebook ends with
 `figures.save_figure(figure, ...)`, and nbconvert writes the alternative text into the page.
 """
 

@@ -154,7 +154,7 @@ def pages() -> Iterator[Page]:
 
 
 def description(svg: Path) -> str:
-    """The description that `figures.save` writes into a figure; "" without one."""
+    """The description that `figures.save_figure` writes into a figure; "" without one."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", svg.read_text("utf-8"), re.DOTALL)
     return html.unescape(found[1]) if found else ""
 

@@ -95,6 +95,8 @@ def beside_the_report(params: Params, longer: bool) -> tuple[pd.DataFrame, list[
     there = trained_with(longest_scale()) if longer else None
     if there:
         frame["longer"] = settings(there)["ours"]
+        if AS_REPORT not in tables.load("03_ablation/table1_ablation", there):
+            frame.loc[frame["setting"] == "Evaluation", "longer"] = BOLD("as trained")
         for notebook, names in ROWS.items():
             if not (there.reports / notebook).is_dir():
                 frame.loc[frame["setting"].str.contains(names), "longer"] = "not trained"
@@ -110,7 +112,7 @@ def settings(params: Params) -> pd.DataFrame:
     pairs, training, ablation, tuning = params.pairs, params.training, params.ablation, params.fine_tuning
     adam, sgd = ablation.learning_rates.adam, ablation.learning_rates.sgd
     part = {"whole": "whole", "square": "a random square", "mixed": "whole once, then random squares"}
-    flips = {"image": "drawn for each image", "batch": "drawn once a batch", "none": "none"}
+    flips = {"image": "drawn for each image", "batch": "drawn once per batch", "none": "none"}
     shared, bfloat16 = "shared by input and target", training.precision == "bfloat16"
     rows = [
         ("Photographs", PHOTOGRAPHS["ee559"], photographs_in_words(params)),
@@ -121,7 +123,11 @@ def settings(params: Params) -> pd.DataFrame:
         ("Noisy versions", "one draw", "new in every epoch" if pairs.resample else "one draw"),
         ("Channels", f"{published.WIDTH}", f"{params.model.width}"),
         ("Batch", "10, 125 and 625†", f"{training.batch_size}"),
-        ("Epochs, Table I", "20, with crops 10", f"{ablation.epochs}, with crops {ablation.crops_epochs}"),
+        (
+            "Epochs, Table I",
+            "20, with crops 10 (code: 20†)",
+            f"{ablation.epochs}, with crops {ablation.crops_epochs}",
+        ),
         ("Epochs, Fig. 2", "200; its plot has 100", f"{params.curves.epochs}"),
         ("Epochs, Table III", "20", f"{tuning.epochs}"),
         ("Epochs, final model", "20", f"{tuning.final_epochs}"),
@@ -131,7 +137,7 @@ def settings(params: Params) -> pd.DataFrame:
         ("Annealing steps, Table I", "1", f"{ablation.annealing_steps}"),
         ("Warm-up", "none†", f"{100 * training.warmup:g} % of the steps" if training.warmup else "none"),
         ("Crops, areas", "70–100 % and 5–40 %", crops_name((training.global_crop, training.local_crop))),
-        ("Flips", "drawn once a batch†", flips[training.flips]),
+        ("Flips", "drawn once per batch†", flips[training.flips]),
         ("Added noise", f"{shared}†", shared if training.shared_noise else "independent"),
         ("Adam: rates, Table III", _rates(1e-4, 5e-4, 1e-3), _rates(*tuning.learning_rate.adam)),
         ("Noise σₙ, Table III", "1, 5, 10", ", ".join(f"{sigma:g}" for sigma in tuning.sigma_n)),
@@ -173,7 +179,7 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
     """The networks trained without sharpening: by their authors, by us on theirs, and our own."""
     keys, two = ["arch", "loss", "optimizer", "crops"], ["as trained", "sharpened"]
     ours = tables.load("03_ablation/table1_ablation", params)
-    ours = ours.groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
+    ours = ours.groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].mean()
     found = authors.published_networks().merge(ours, "left", ABLATION)
     found = found[~found["sharpen"]].sort_values(keys)
     head = [

@@ -10,6 +10,7 @@ import pandas as pd
 
 from n2nlib.experiments import authors, best, beyond, claims, effects, published
 from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
+from n2nlib.experiments.discussion import rate_search
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_PHOTOGRAPHS, FEWEST_SEEDS, MARGIN
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.files import ROOT, UserError, read_json, relative
@@ -52,14 +53,20 @@ def published_length(params: Params) -> pd.DataFrame | None:
     if params.scale == longer.scale:
         return None
     with suppress(UserError):
-        names = ("table1_ablation", "progress")
-        table1, progress = (tables.load(f"03_ablation/{name}", longer) for name in names)
+        names = ("03_ablation/table1_ablation", "03_ablation/progress", "01_data/baselines")
+        table1, progress, classical = (tables.load(name, longer) for name in names)
         seen = progress.groupby([*ABLATION, "seed"])["images"].max()
         if seen.min() < published.PAIRS * published.EPOCHS["ablation"]:
             return None
         with suppress(UserError):
             return tables.load("06_discussion/claims", longer)
-        return claims.weigh(claims.Results(table1, table1.head(0)), claims.the_report())
+        results = claims.Results(
+            table1,
+            table1.head(0),
+            rate_search=rate_search(longer.scale),
+            noisy_db=float(classical["psnr_full"][0]),
+        )
+        return claims.weigh(results, claims.the_report())
     return None
 
 
@@ -134,7 +141,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "best_images": f"{long_run['images']:,}",
         "claims": len(weighed),
         "verdicts": wording.verdict_counts(weighed),
-        "rated": int((weighed["basis"] == effects.basis(FEWEST_SEEDS)).sum()),
+        "rated": claims.rated_verdicts(weighed),
         "chance_errors": f"{claims.chance_errors(weighed):.1f}",
         "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
         "initialisation": beyond.initialisation_answer(tables.load("07_beyond/beyond_effects", params)),

@@ -23,6 +23,10 @@ ARCHES, ARCH_MARKERS = {"TConv": GREEN, "Upsample": PINK}, {"TConv": "o", "Upsam
 CROSS = {"ha": "right", "va": "center", "fontsize": 7, "weight": "bold"}
 DODGE = 0.36  # rows between the first and the last mark of a row
 SHARPEN = {False: "trained without sharpening", True: "trained with sharpening"}
+LEVELS = {
+    "sharpen": {False: "no sharpening", True: "sharpening"},
+    "crops": {False: "no crops", True: "crops"},
+}
 
 
 def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd.DataFrame:
@@ -178,13 +182,13 @@ def failures(frame: pd.DataFrame) -> Figure:
 
 
 def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """What crops and the loss change without and with sharpening: a panel for each, lines joining the levels.
+    """What one factor changes at each level of another: a panel for each of `effects.INTERACTIONS`.
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`.
     """
     by_source = [(source, table, value) for source, value in paired.EVALUATIONS.items()]
     found = [
-        {"what": compared[0], "level": SHARPEN[level], "source": source}
+        {"what": compared[0], "by": other, "level": LEVELS[other][level], "source": source}
         | vars(paired.effect(part, factor, *compared[1:], value))
         for factor, other in paired.INTERACTIONS
         for source, runs, value in [*by_source, (REPORT, published, paired.AS_TRAINED)]
@@ -194,14 +198,14 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     if not found:
         return nothing("This scale trains nothing that could show an interaction.")
     frame = pd.DataFrame(found)
-    panels = dict(list(frame.groupby("what", sort=False)))
+    panels = dict(list(frame.groupby(["what", "by"], sort=False)))
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.1), squeeze=False)
     style = marks.BY_SOURCE | {"markers": list(marks.SOURCE_MARKERS.values()), "dodge": 0.25}
-    for axis, (what, part) in zip(axes[0], panels.items(), strict=True):
+    for axis, ((what, _), part) in zip(axes[0], panels.items(), strict=True):
         marks.band(axis, "y")
         marks.points(axis, part, x="level", y="estimate", linestyle="-", linewidth=0.9, **style)
         marks.fit(axis, part, "y")
         axis.set(title=what, xlabel="", ylabel="effect (dB)")
     marks.legend(figure, frame)
     said = marks.listed(frame, "what", "level", "source")
-    return described(figure, f"Effects (dB) without and with sharpening. {said}.")
+    return described(figure, f"Effects (dB) of one factor at each level of another. {said}.")

@@ -157,14 +157,15 @@ def write_readme(check: bool, root: Path = ROOT) -> None:
 def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) -> None:
     """Copy the best model of the scales, with its description and its card, to where `denoise` looks for it.
 
-    It is the one with the highest PSNR on the test images of its scale, all of them photographs of ImageNet.
+    It is the one with the highest PSNR on the validation images of its scale, all of them photographs of
+    ImageNet; nothing is chosen on test images.
     With `check`, raise `UserError` if it is not there yet.
     """
     models = [root / "reports" / scale / f"{BEST_MODEL}.json" for scale in MODEL_SCALES]
     metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}
     if not metrics:
         return
-    best_model = max(metrics, key=lambda path: metrics[path].get("test_full", 0.0))
+    best_model = max(metrics, key=lambda path: metrics[path]["psnr_full"])
     for suffix in (".safetensors", ".json", ".md"):
         source, target = best_model.with_suffix(suffix), package.with_suffix(suffix)
         if not source.is_file() or (target.is_file() and target.read_bytes() == source.read_bytes()):

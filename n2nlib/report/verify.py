@@ -28,6 +28,8 @@ EXACT = ("01_data", "02_architecture")
 # Columns that the interval of their row belongs to, and its own limits.
 WITH_INTERVAL = {"estimate", "ours", "gain", "tau", "share", "low", "high", "ci_low", "ci_high"}
 SIDES = ("committed", "now")
+# Columns that are transcribed from the report and its authors: no training moves them.
+TRANSCRIBED = {"published", "printed", "authors_trained", "authors_report"}
 UNKNOWN = Column("result", "")  # of a column that the registry does not know
 MOST_SHOWN = 10  # differences
 
@@ -94,7 +96,7 @@ def _close(column: str, row: dict[str, str], decibels: float, subsets: int) -> b
     about = COLUMNS.get(column, UNKNOWN)
     before, after, *limits = (_number(row.get(name)) for name in _with_interval(column, row))
     width = limits[1] - limits[0]
-    if about.decimals == 0:
+    if about.decimals == 0 or column in TRANSCRIBED:
         return False
     if column.endswith("_std"):  # of the difference of two standard deviations
         allowed = NORMAL_REACH / np.sqrt(subsets - 1) * before

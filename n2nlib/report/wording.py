@@ -25,7 +25,7 @@ VERDICTS = {
     claims.NOT_REPRODUCED: "our results contradict it",
     claims.TOO_SMALL: f"there is a difference of less than {MARGIN} dB, the evaluation spread of the report",
     claims.INCONCLUSIVE: "our results leave it open",
-    claims.NOT_TESTED: "this scale trains nothing that could tell",
+    claims.NOT_TESTED: "this scale has no runs, or too few seeds or pairs, that could tell",
 }
 
 
@@ -203,9 +203,11 @@ def interval(row: Mapping[str, float] | pd.Series) -> str:
 
 
 def outcome(row: Mapping[str, float] | pd.Series) -> str:
-    """What an interval establishes: "better", "worse", "no difference established" or, without it, "open"."""
+    """What an interval establishes, in words; "open" without an interval."""
     if pd.isna(row["low"]):
         return "open"
+    if row["low"] >= -MARGIN and row["high"] <= MARGIN:
+        return "too small to matter"
     return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "no difference established"
 
 
@@ -261,7 +263,8 @@ def main_finding(found: pd.DataFrame) -> str:
         return "This scale does not compare networks with and without sharpening in both evaluations."
     trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
     report = f"{_printed_gain()} by sharpening"
-    if trained["high"] < evaluated["low"] and trained["estimate"] < MARGIN <= evaluated["estimate"]:
+    gained = evaluated["low"] > 0 and evaluated["estimate"] >= MARGIN
+    if gained and trained["high"] < MARGIN:  # as the verdicts of `claims.better` on the two
         opening = f"The report's main result, {report}, is a matter of how it was measured."
     else:
         opening = (
@@ -304,16 +307,16 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
         f"these choices change the PSNR: {'; '.join(matter)}." if matter else "no choice matters clearly."
     ]
     if others:
-        parts += [f"No difference of {MARGIN} dB is established for {'; '.join(others)}."]
+        parts += [f"In the median no difference of {MARGIN} dB is established for {'; '.join(others)}."]
     return " ".join(parts)
 
 
 def length_finding(length: pd.DataFrame) -> str:
     """Which effects as trained change with the length of training, from training_length.csv.
 
-    An effect changes if its two intervals do not overlap. The first and the last length of the scale whose
-    rows come first are compared, and its last one with the longest training of another scale, which differs
-    in more than the length.
+    An effect changes if its two intervals do not overlap and its change is at least 0.12 dB. The first and
+    the last length of the scale whose rows come first are compared, and its last one with the longest
+    training of another scale, which differs in more than the length.
     """
     rows = length[length["source"] == TRAINED]
     here = rows[rows["scale"] == rows["scale"].iloc[0]]
@@ -321,7 +324,7 @@ def length_finding(length: pd.DataFrame) -> str:
     longest = rows.loc[rows["images"].idxmax()]
     parts = []
     if len(here) > len(last):
-        parts.append(f"{_changes(first, last)}.")
+        parts.append(f"{_changes(first, last)} (of one training, whose rate may be annealed in between).")
     if longest["images"] > last["images"].iloc[0]:
         there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
         about = (
@@ -337,6 +340,7 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """Which effects differ between two lengths of training."""
     both = before.merge(after, on="factor", suffixes=("", "_after"))
     apart = (both["high"] < both["low_after"]) | (both["high_after"] < both["low"])
+    apart &= (both["estimate_after"] - both["estimate"]).abs() >= MARGIN
     lengths = [f"{one['images'].iloc[0]:,}" for one in (before, after)]
     opening = f"On all validation images, between {lengths[0]} and {lengths[1]} images of training"
     if not apart.any():
@@ -402,7 +406,7 @@ def agreement_sentence(agreement: pd.DataFrame) -> str:
 
 
 def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: float) -> str:
-    """Counts of verdicts, what the report's evaluation changes, and what the report's tables do not carry.
+    """Counts of verdicts, what the report's evaluation changes, and what the report's tables do not support.
 
     `weighed` is claims.csv, `carried` maps a claim to its verdict on the report's own tables, and `errors` is
     how many verdicts are wrong by chance.
@@ -421,8 +425,8 @@ def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: f
         f"Evaluated as the report did, {len(changed)} verdicts differ: {', '.join(changed)}."
         if changed
         else "",
-        f"Under the same rules the report's own tables do not carry {len(lost)} of the {len(carried)} claims "
-        f"that they can test{': ' * bool(lost)}{', '.join(lost)}.",
+        f"Under the same rules the report's own tables do not support {len(lost)} of the {len(carried)} "
+        f"claims that they can test{': ' * bool(lost)}{', '.join(lost)}.",
     ]
     return " ".join(filter(None, sentences))
 

@@ -61,7 +61,7 @@ def learning_rate(run: RunParams, step: int, steps: int) -> float:
 class TrainingState:
     """State of a run, in progress or finished.
 
-    `history` has a row an epoch. `curve` maps a validated epoch (from 1) to the errors of each validation
+    `history` has a row per epoch. `curve` maps a validated epoch (from 1) to the errors of each validation
     image after it: `mse` and `mse_report`, see `evaluate.errors`.
     """
 

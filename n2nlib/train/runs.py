@@ -79,7 +79,7 @@ class Result:
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row an epoch: epoch, images, learning_rate, train_loss, psnr_full, report_full (dB, NaN if not
+        """A row per epoch: epoch, images, learning_rate, train_loss, psnr_full, report_full (dB, NaN if not
         validated)."""
         return pd.read_csv(self.folder / "history.csv")
 

@@ -71,7 +71,7 @@ def train_and_store(
 
 @lru_cache(maxsize=8)
 def _pairs(folder: str, pairs_hash: str) -> PairSet:
-    """The pair set, mapped once a worker."""
+    """The pair set, mapped once per worker."""
     pairs = load_pairs(Path(folder))
     if pairs.hash != pairs_hash:
         raise UserError(f"{folder}: not the pair set that this sweep was started with")
@@ -120,7 +120,7 @@ def stream(device: torch.device) -> AbstractContextManager:
 
 
 def default_workers(params: Params) -> int:
-    """Runs at a time: `sweep.workers` if given, else one a core, or `RUNS_PER_GPU` on each GPU."""
+    """Runs at a time: `sweep.workers` if given, else one per core, or `RUNS_PER_GPU` on each GPU."""
     if params.sweep.workers:
         return params.sweep.workers
     if pick_device(params.device).type == "cuda":
@@ -193,7 +193,7 @@ def client(params: Params, tasks: int) -> Iterator[Client]:
 
 
 class Progress:
-    """One line for each finished run: how many are done, images a second so far, and the time left.
+    """One line for each finished run: how many are done, images per second so far, and the time left.
 
     `images` are those of the runs that are trained; runs that are only measured again have none.
     """
@@ -210,8 +210,13 @@ class Progress:
         if self.seen:
             rate = self.seen / max(1e-9, time.monotonic() - self.started)
             left = (self.images - self.seen) / rate
-            text += f" | {rate:.0f} images/s, {f'{duration(left)} left' if left > 0 else 'done'}"
+            text += f" | {rate:.0f} images/s, {self._left(left)}"
         print(f"{count} {text}", flush=True)
+
+    def _left(self, seconds: float) -> str:
+        if seconds > 0:
+            return f"{duration(seconds)} left"
+        return "done" if self.finished == self.all else "nearly done"
 
 
 def duration(seconds: float) -> str:

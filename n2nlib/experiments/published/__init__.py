@@ -7,8 +7,8 @@
   (commit fb6e264) and 2022-04-27 (16ea7ed) predict as trained; those of 2022-05-11 (c17d1c2) sharpen every
   prediction, as the report did.
 - authors_networks.csv: our evaluation of the 16 Upsample networks of c17d1c2, both ways, on 1,000 validation
-  pairs. `authors.evaluate` made it; the pairs are of ImageNet photographs squashed to 224 x 224 pixels
-  (Imagenette's validation half, source folder, crop whole, seed 0, noisy input 20.03 dB).
+  pairs. `authors.evaluate_networks` made it. The pairs are of ImageNet photographs squashed to 224 x 224
+  pixels (validation half of Imagenette, source folder, whole, seed 0, no test pairs, noisy input 20.03 dB).
 """
 
 from __future__ import annotations
