@@ -49,6 +49,7 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
         "sharpening_better": "reproduced",
     }
     rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    rows[1] |= dict.fromkeys(("ours", "ci_low", "ci_high"), float("nan"))
     found = wording.lasting_finding(pd.DataFrame(rows))
     assert "(one seed), these choices change the PSNR: training on crops −0.40 dB [−0.70, −0.10]" in found
     assert "(claimed: mixed results; not reproduced)" in found

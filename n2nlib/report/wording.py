@@ -290,14 +290,14 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
     A choice matters if the interval of its effect leaves out 0 and the effect is at least 0.12 dB. `weighed`
     is claims.csv.
     """
-    rows = weighed[weighed["claim"].isin(COMPARED) & (weighed["verdict"] != claims.NOT_TESTED)]
+    rows = weighed[weighed["claim"].isin(COMPARED) & weighed["ours"].notna()]
     if rows.empty:
         return "This scale compares nothing else of Table I."
     matter, others = [], []
     for row in rows.rename(columns={"ci_low": "low", "ci_high": "high"}).to_dict("records"):
         name, claimed = COMPARED[row["claim"]]
         judged = f"(claimed: {claimed}; {row['verdict']})"
-        if abs(row["ours"]) >= MARGIN and not row["low"] <= 0 <= row["high"]:
+        if abs(row["ours"]) >= MARGIN and (row["low"] > 0 or row["high"] < 0):
             matter.append(f"{name} {signed(row['ours'])} dB {interval(row)} {judged}")
         else:
             others.append(f"{name} {judged}")
