@@ -354,12 +354,13 @@ def test_sentences_follow_the_verdicts(project: Project, tmp_path: Path) -> None
 
     def text(trained: str, evaluated: str) -> str:
         verdicts = {"verdict": trained, "verdict_evaluated": evaluated}
+        verdicts |= {"ours": "–"} if trained == "not tested" else {"ours": "+0.10 dB"}
         return _variant(project, tmp_path, claims={name: claim | verdicts for name, claim in known.items()})
 
     texts = {verdict: text(verdict, verdict) for verdict in VERDICTS}
     sentences = {  # two each, because a column may end within one
         "reproduced": ("TConv is worse here, too.", "Adam is better, as the report says."),
-        "not reproduced": ("That TConv is worse is ruled out here.", "Adam is not better here."),
+        "not reproduced": ("That TConv is worse by 0.12", "That Adam is better by 0.12"),
         "too small to matter": ("so either may be used.", "The optimisers differ too little to matter."),
         "inconclusive": ("Whether TConv is worse stays open.", "Which of them is better stays open."),
         "not tested": ("This scale does not train the report’s candidates.", "is not tested at this scale"),
