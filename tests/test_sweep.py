@@ -194,7 +194,10 @@ def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture) -> 
     assert capsys.readouterr().out == "[ 3/12] a run | 25 images/s, 30 s left\n"
     progress.on_event((0.0, {"images": 750}))
     progress.line("a run")
-    assert capsys.readouterr().out == "[ 3/12] a run | 100 images/s, done\n"
+    assert capsys.readouterr().out == "[ 3/12] a run | 100 images/s, nearly done\n"
+    progress.finished = 12
+    progress.line("a run")
+    assert capsys.readouterr().out == "[12/12] a run | 100 images/s, done\n"
 
 
 def test_no_speed_is_told_before_any_image_was_seen(capsys: pytest.CaptureFixture) -> None:
