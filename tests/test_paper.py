@@ -130,7 +130,7 @@ def test_departures_follow_the_parameters() -> None:
         ("training", {"warmup": 0.1}),
         ("training", {"local_crop": [0.1, 0.4]}),
         ("pairs", {"train": 40_000}),
-        ("ablation", {"epochs": 19}),
+        ("ablation", {"annealing_steps": 2}),
         ("fine_tuning", {"tau_sharp": [1.0]}),
     ):
         over = changes | {section: changes[section] | changed}
