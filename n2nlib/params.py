@@ -67,8 +67,6 @@ Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_distinct)
 MaybeListed = Annotated[tuple[T, ...], AfterValidator(_distinct)]
 CropScale = Annotated[tuple[Positive, Positive], Field(description="(smallest, largest) share of the area")]
 Crops = Annotated[tuple[CropScale, ...], Field(min_length=1)]  # a scale for each crop of an image
-
-
 MACHINE = {"device", "sweep"}  # parameters that say where runs are trained, which changes no number
 
 

@@ -263,7 +263,7 @@ def _explained(contrasts: pd.DataFrame) -> str:
             "no difference of TConv and Upsample is established that matters and that the initialisation "
             "could explain"
         )
-    if max(-after["low"], after["high"]) <= MARGIN:
+    if effects.within_margin(after["low"], after["high"]):
         return (
             "the initialisation explains how TConv differs from Upsample: with the right fan-in it differs "
             f"by less than {MARGIN} dB"

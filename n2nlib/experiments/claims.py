@@ -43,14 +43,8 @@ SPREADS = {AS_TRAINED: "psnr_std", AS_REPORT: "report_std"}
 ERRORS = {AS_TRAINED: "mse", AS_REPORT: "mse_report"}
 SEARCHED = ["batch_size", "loss", "arch", "sharpen", "crops", "learning_rate"]  # settings of a rate search
 CLAIM_COLUMNS = ["claim", "statement", "published", "ours", "ci_low", "ci_high", "verdict"]
-CLAIM_COLUMNS += [
-    "verdict_report_evaluation",
-    "ours_report_evaluation",
-    "basis",
-    "rule",
-    "evidence",
-    "section",
-]
+CLAIM_COLUMNS += ["verdict_report_evaluation", "ours_report_evaluation", "basis", "rule", "evidence"]
+CLAIM_COLUMNS += ["section"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def better(effect: Effect) -> str:
     """Reproduced: the interval lies above 0 and the estimate is at least 0.12 dB above it. Too small to
     matter: the interval lies within 0.12 dB of 0. Not reproduced: the interval rules out a gain of 0.12 dB.
     """
-    if _small(effect):
+    if effects.within_margin(effect.low, effect.high):
         return TOO_SMALL
     if effect.low > 0 and effect.estimate >= MARGIN:
         return REPRODUCED
@@ -125,7 +119,8 @@ def mixed(effect: Effect) -> str:
     an established loss. Not reproduced: so many pairs are established on one side that too few are left for
     the other. Too small to matter: no pair is established, and the interval lies within 0.12 dB of 0. A pair
     is established if its own interval over seeds leaves out 0 and its mean is at least 0.12 dB away from it.
-    With fewer than three seeds or four pairs the verdict is inconclusive.
+    With fewer than four pairs the verdict is inconclusive, and with fewer than three seeds the claim is not
+    tested.
     """
     rarer, more = sorted((effect.gains, effect.losses))
     if effect.seeds < FEWEST_SEEDS or effect.pairs < 4:
@@ -134,7 +129,7 @@ def mixed(effect: Effect) -> str:
         return REPRODUCED
     if not _many(effect.pairs - more, effect.pairs):
         return NOT_REPRODUCED
-    return TOO_SMALL if more == 0 and _small(effect) else INCONCLUSIVE
+    return TOO_SMALL if more == 0 and effects.within_margin(effect.low, effect.high) else INCONCLUSIVE
 
 
 def no_advantage(effect: Effect) -> str:
@@ -148,13 +143,9 @@ def no_advantage(effect: Effect) -> str:
 
 def similar(effect: Effect) -> str:
     """Reproduced: the interval lies within 0.12 dB of 0. Not reproduced: it lies wholly beyond."""
-    if _small(effect):
+    if effects.within_margin(effect.low, effect.high):
         return REPRODUCED
     return NOT_REPRODUCED if effect.low > MARGIN or effect.high < -MARGIN else INCONCLUSIVE
-
-
-def _small(effect: Effect) -> bool:
-    return effect.low >= -MARGIN and effect.high <= MARGIN
 
 
 def _many(count: int, pairs: int) -> bool:
@@ -444,4 +435,5 @@ def chance_errors(weighed: pd.DataFrame) -> float:
 def rated_verdicts(weighed: pd.DataFrame) -> int:
     """How many verdicts, by both evaluations, rest on three seeds or more and so have an error rate."""
     rated = weighed[weighed["basis"] == effects.basis(FEWEST_SEEDS)]
-    return int((rated["verdict"] != NOT_TESTED).sum() + rated["verdict_report_evaluation"].notna().sum())
+    verdicts = rated[["verdict", "verdict_report_evaluation"]]
+    return int((verdicts.notna() & (verdicts != NOT_TESTED)).to_numpy().sum())

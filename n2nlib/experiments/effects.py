@@ -136,6 +136,11 @@ def established(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return enough * gains.sum(axis=0), enough * losses.sum(axis=0)
 
 
+def within_margin(low: float, high: float) -> bool:
+    """Does an interval (dB) lie within 0.12 dB of zero, so that the effect is too small to matter?"""
+    return low >= -MARGIN and high <= MARGIN
+
+
 def basis(seeds: int) -> str:
     """What an interval rests on."""
     return {1: "one seed", 2: "two seeds"}.get(seeds, "seeds")

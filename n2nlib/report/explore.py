@@ -44,9 +44,8 @@ COMMITTED = {"final": "05_fine_tuning/final", "best": "07_beyond/best"}  # model
 LIVE_NETWORK = {"arch": "upsample", "width": 8, "tau_sharp": 0.0, "seed": 0, "precision": "float32"}
 LIVE_AUGMENTATION = {"sigma_n": 5.0, "crops": (), "flips": "image", "shared_noise": False}
 LIVE_SCHEDULE = {"loss": "mse", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 4, "epochs": 100}
-LIVE_RUN = RunParams(
-    **LIVE_NETWORK, **LIVE_AUGMENTATION, **LIVE_SCHEDULE, annealing_steps=0
-)  # what is trained live
+# What is trained live.
+LIVE_RUN = RunParams(**LIVE_NETWORK, **LIVE_AUGMENTATION, **LIVE_SCHEDULE, annealing_steps=0)
 NUMBERS: dict[str, list[Any]] = {
     "width": [2, 4, 8, 16, 32],
     "learning_rate": [1e-7, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 1e-2],

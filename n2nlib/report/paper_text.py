@@ -53,19 +53,16 @@ def published_length(params: Params) -> pd.DataFrame | None:
     if params.scale == longer.scale:
         return None
     with suppress(UserError):
-        names = ("03_ablation/table1_ablation", "03_ablation/progress", "01_data/baselines")
-        table1, progress, classical = (tables.load(name, longer) for name in names)
+        names = ("table1_ablation", "progress")
+        table1, progress = (tables.load(f"03_ablation/{name}", longer) for name in names)
         seen = progress.groupby([*ABLATION, "seed"])["images"].max()
         if seen.min() < published.PAIRS * published.EPOCHS["ablation"]:
             return None
         with suppress(UserError):
             return tables.load("06_discussion/claims", longer)
-        results = claims.Results(
-            table1,
-            table1.head(0),
-            rate_search=rate_search(longer.scale),
-            noisy_db=float(classical["psnr_full"][0]),
-        )
+        noisy_db = float(tables.load("01_data/baselines", longer)["psnr_full"][0])
+        search = rate_search(longer.scale)
+        results = claims.Results(table1, table1.head(0), rate_search=search, noisy_db=noisy_db)
         return claims.weigh(results, claims.the_report())
     return None
 

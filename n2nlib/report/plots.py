@@ -23,10 +23,6 @@ ARCHES, ARCH_MARKERS = {"TConv": GREEN, "Upsample": PINK}, {"TConv": "o", "Upsam
 CROSS = {"ha": "right", "va": "center", "fontsize": 7, "weight": "bold"}
 DODGE = 0.36  # rows between the first and the last mark of a row
 SHARPEN = {False: "trained without sharpening", True: "trained with sharpening"}
-LEVELS = {
-    "sharpen": {False: "no sharpening", True: "sharpening"},
-    "crops": {False: "no crops", True: "crops"},
-}
 
 
 def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd.DataFrame:
@@ -188,7 +184,7 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """
     by_source = [(source, table, value) for source, value in paired.EVALUATIONS.items()]
     found = [
-        {"what": compared[0], "by": other, "level": LEVELS[other][level], "source": source}
+        {"what": compared[0], "by": other, "level": wording.level(other, level), "source": source}
         | vars(paired.effect(part, factor, *compared[1:], value))
         for factor, other in paired.INTERACTIONS
         for source, runs, value in [*by_source, (REPORT, published, paired.AS_TRAINED)]

@@ -130,11 +130,11 @@ def block(root: Path = ROOT) -> str:
         raise UserError(f"reports/<scale>/{FINDINGS}: no scale has it; run dvc repro first")
     found = {name: largest(name) for name in PICTURES}
     parts = [f"![{PICTURES[name]}](reports/{one}/{name})" for name, one in found.items() if one]
-    parts.append(f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}.")
-    parts[-1] += " Numbers in brackets are 95 % intervals."
     paper = f"reports/{scale}/paper.pdf"
-    parts[-1] += f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
-    parts.append((root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip())
+    about = f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}."
+    about += " Numbers in brackets are 95 % intervals."
+    about += f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
+    parts += [about, (root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip()]
     if compared not in (None, scale):
         parts.append(f"The models are those of scale *{compared}*: {SCALES_IN_WORDS[compared]}.")
     return "\n\n".join([*parts, result_table(root / "reports" / (compared or scale))])
@@ -158,8 +158,7 @@ def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) 
     """Copy the best model of the scales, with its description and its card, to where `denoise` looks for it.
 
     It is the one with the highest PSNR on the validation images of its scale, all of them photographs of
-    ImageNet; nothing is chosen on test images.
-    With `check`, raise `UserError` if it is not there yet.
+    ImageNet; nothing is chosen on test images. With `check`, raise `UserError` if it is not there yet.
     """
     models = [root / "reports" / scale / f"{BEST_MODEL}.json" for scale in MODEL_SCALES]
     metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}

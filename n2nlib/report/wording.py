@@ -206,8 +206,8 @@ def outcome(row: Mapping[str, float] | pd.Series) -> str:
     """What an interval establishes, in words; "open" without an interval."""
     if pd.isna(row["low"]):
         return "open"
-    if row["low"] >= -MARGIN and row["high"] <= MARGIN:
-        return "too small to matter"
+    if effects.within_margin(row["low"], row["high"]):
+        return claims.TOO_SMALL
     return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "no difference established"
 
 
@@ -263,8 +263,8 @@ def main_finding(found: pd.DataFrame) -> str:
         return "This scale does not compare networks with and without sharpening in both evaluations."
     trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
     report = f"{_printed_gain()} by sharpening"
-    gained = evaluated["low"] > 0 and evaluated["estimate"] >= MARGIN
-    if gained and trained["high"] < MARGIN:  # as the verdicts of `claims.better` on the two
+    refuted = claims.better(trained) in (claims.NOT_REPRODUCED, claims.TOO_SMALL)
+    if refuted and claims.better(evaluated) == claims.REPRODUCED:
         opening = f"The report's main result, {report}, is a matter of how it was measured."
     else:
         opening = (
