@@ -103,7 +103,8 @@ def _denoise(arguments: argparse.Namespace) -> None:
 
     sources = [Path(image) for image in arguments.images]
     model = Path(arguments.model) if arguments.model else None
-    failed = denoise_files(sources, Path(arguments.output), model, arguments.pixelate)
+    output = Path(arguments.output) if arguments.output else None
+    failed = denoise_files(sources, output, model, arguments.pixelate)
     if failed:
         raise UserError("\n".join(f"{path.name}: {reason}" for path, reason in failed.items()))
 
@@ -194,7 +195,10 @@ def parser() -> argparse.ArgumentParser:
     denoise = commands.add_parser("denoise", help="denoise image files or folders of any size")
     denoise.add_argument("images", nargs="+", help="image files, or folders of them")
     denoise.add_argument(
-        "-o", "--output", required=True, help="the file to write; a folder for several images"
+        "-o",
+        "--output",
+        help="the file to write, or a folder; default: <name>-denoised.png beside the image, or for several "
+        "images the folder denoised",
     )
     denoise.add_argument("--model", help="a .safetensors file; default: the best committed model")
     denoise.add_argument(

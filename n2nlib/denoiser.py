@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -106,11 +107,11 @@ def default_model() -> Path:
 
 
 def describe(path: Path) -> str:
-    """Which model a file holds and what it is trained for, in a sentence."""
+    """Which model a file holds and, if its card lies beside it, what it is trained for, in a sentence."""
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    about = read_json(beside) if beside.is_file() else {}
+    if not {"scale", "images"} <= set(about):
         return f"model {relative(path)}"
-    about = read_json(beside)
     return (
         f"model {relative(path)} (scale {about['scale']}, {about['images']:,} training images), "
         "trained for photographs of which each pixel is one drawn at random from its block"
@@ -118,30 +119,29 @@ def describe(path: Path) -> str:
 
 
 def denoise_files(
-    sources: Iterable[Path], output: Path, model: Path | None = None, pixelate: bool = False
+    sources: Iterable[Path], output: Path | None = None, model: Path | None = None, pixelate: bool = False
 ) -> dict[Path, str]:
     """Denoise image files, or all images in folders, of any size and any mode that Pillow reads.
 
-    One file goes to the file `output`, in the format of its suffix; several go to the folder `output` under
-    their own names. With `pixelate` the sources are clean photographs, from which noisy inputs are made
-    first; these and the clean images are written beside the results. Returns the files that failed with the
-    reason. Raises `UserError` if nothing can be done at all.
+    One file goes to the file `output`, in the format of its suffix, or into the folder `output` if there is
+    one; by default it goes beside the source, as "<name>-denoised.png". Several files go to the folder
+    `output`, by default "denoised", as "<name>.png". With `pixelate` the sources are clean photographs, from
+    which noisy inputs are made first; these and the clean images are written beside the results. Returns the
+    files that failed with the reason. Raises `UserError` if nothing can be done at all.
     """
     from tqdm import tqdm
 
     sources = list(sources)
     files = [file for source in sources for file in _images(source)]
+    files = list({file.resolve(): file for file in files}.values())
     many = len(files) > 1 or any(source.is_dir() for source in sources)
-    if many:
-        _check_folder(files, output, pixelate)
-    else:
-        _check_target(files[0], output, pixelate)
+    targets = _targets(files, output, many)
+    _check(targets, pixelate)
     path = default_model() if model is None else model
     denoiser = Denoiser.load(path)
     print(f"Using {describe(path)}.")
     failed: dict[Path, str] = {}
-    for file in tqdm(files, unit="image", disable=not many):
-        target = _target(file, output) if many else output
+    for file, target in tqdm(targets.items(), unit="image", disable=not many):
         try:
             line = _denoise_file(denoiser, file, target, pixelate)
         except UserError as error:
@@ -162,40 +162,38 @@ def _images(source: Path) -> list[Path]:
     return [source]
 
 
+def _targets(files: list[Path], output: Path | None, many: bool) -> dict[Path, Path]:
+    """Where each file goes. Files of one name but different kinds keep their suffix: "a.jpg.png"."""
+    if not (many or (output and output.is_dir())):
+        return {file: output or file.with_name(f"{file.stem}-denoised.png") for file in files}
+    folder = output or Path("denoised")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder}: is a file; allowed: a folder for several images")
+    stems = Counter(file.stem for file in files)
+    names = {file: file.stem if stems[file.stem] == 1 else file.name for file in files}
+    return {file: folder / f"{name}.png" for file, name in names.items()}
+
+
 def _written(target: Path, pixelate: bool) -> list[Path]:
     """The files that a denoised image leaves behind."""
     beside = [target.with_stem(f"{target.stem}-{name}") for name in ("noisy", "clean")]
     return [target, *beside] if pixelate else [target]
 
 
-def _check_target(source: Path, target: Path, pixelate: bool) -> None:
-    if target.suffix.lower() not in SUFFIXES:
-        raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(SUFFIXES)}")
-    if target.is_dir():
-        raise UserError(f"-o {target}: is a folder; allowed: a file")
-    for path in _written(target, pixelate):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise UserError(f"-o {target}: {path.name} is the image itself; allowed: another file")
-
-
-def _target(file: Path, folder: Path) -> Path:
-    return folder / file.with_suffix(".png").name
-
-
-def _check_folder(files: list[Path], folder: Path, pixelate: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"-o {folder}: is a file; allowed: a folder for several images")
-    sources = {file.resolve() for file in files}
+def _check(targets: dict[Path, Path], pixelate: bool) -> None:
+    """Raise `UserError` if a result cannot be written, or would replace a source or another result."""
+    sources = {file.resolve() for file in targets}
     taken: dict[Path, Path] = {}
-    for file in files:
-        for target in _written(_target(file, folder), pixelate):
-            if target.resolve() in sources:
-                raise UserError(f"-o {folder}: holds {target.name} itself; allowed: another folder")
-            if target in taken:
-                raise UserError(
-                    f"{taken[target]} and {file}: both would become {target}; allowed: other names"
-                )
-            taken[target] = file
+    for file, target in targets.items():
+        if target.suffix.lower() not in SUFFIXES:
+            raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(SUFFIXES)}")
+        for path in _written(target, pixelate):
+            if path.resolve() in sources:
+                raise UserError(f"-o {path}: is itself an image to denoise; allowed: another file or folder")
+            if path.resolve() in taken:
+                both = f"{taken[path.resolve()]} and {file}"
+                raise UserError(f"{both}: both would become {path}; allowed: other names")
+            taken[path.resolve()] = file
 
 
 def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool) -> str:
@@ -245,6 +243,9 @@ def _restore(denoiser: Denoiser, pixels: np.ndarray) -> np.ndarray:
 def _write(path: Path, pixels: np.ndarray) -> None:
     suffix = path.suffix.lower()
     options = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
-    with replacing(path) as temporary:
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        picture.save(temporary, Image.registered_extensions()[suffix], **options)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    try:
+        with replacing(path) as temporary:
+            picture.save(temporary, Image.registered_extensions()[suffix], **options)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error

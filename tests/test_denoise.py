@@ -210,7 +210,7 @@ def test_pixelate_never_writes_over_a_source(picture_model: Path, tmp_path: Path
     command = ["denoise", single, "-o", tmp_path / "a.png", "--model", picture_model, "--pixelate"]
     status, _, errors = main(*command)
     assert status == 1
-    assert "a-clean.png is the image itself" in errors
+    assert "a-clean.png: is itself an image to denoise" in errors
     (tmp_path / "folder").mkdir()
     for name in ("b.png", "b-noisy.png"):
         _picture(tmp_path / "folder" / name, 6)
@@ -233,8 +233,8 @@ def test_pixelated_needs_a_block() -> None:
         ("text.png", b"no image", "out.png", "no image that can be read"),
         ("cut.png", "cut", "out.png", "no image that can be read"),
         ("good.png", "good", "out.docx", "allowed: .png"),
-        ("good.png", "good", "good.png", "is the image itself"),
-        ("good.png", "good", "folder.png", "is a folder"),
+        ("good.png", "good", "good.png", "is itself an image to denoise"),
+        ("good.png", "good", "folder.png/../good.png", "is itself an image to denoise"),
     ],
 )
 def test_wrong_files_get_a_message(
@@ -252,7 +252,7 @@ def test_wrong_files_get_a_message(
     assert words in errors
     assert len(errors.splitlines()) == 1
     assert before is None or path.read_bytes() == before
-    assert output in (name, "folder.png") or not (tmp_path / output).exists()
+    assert output.endswith(name) or not (tmp_path / output).exists()
 
 
 def test_a_missing_or_wrong_model_gets_a_message(tmp_path: Path, main: Main) -> None:
@@ -303,9 +303,54 @@ def test_several_images_do_not_overwrite_their_sources_or_each_other(
     with pytest.raises(UserError):
         denoise_files([folder], folder, picture_model)
     assert (one.read_bytes(), other.read_bytes()) == before
-    twin = _picture(tmp_path / "others" / "one.jpg", 3)
-    with pytest.raises(UserError, match=r"one\.(png|jpg)"):
+    twin = _picture(tmp_path / "others" / "one.png", 3)
+    with pytest.raises(UserError, match="both would become"):
         denoise_files([one, twin], tmp_path / "out", picture_model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_one_name_but_different_kinds_keep_their_suffix(
+    picture_model: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("one.png", "one.jpg", "two.png")):
+        _picture(tmp_path / "photos" / name, number)
+    again = tmp_path / "photos" / ".." / "photos" / "two.png"
+    assert denoise_files([tmp_path / "photos", again], tmp_path / "out", picture_model) == {}
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["one.jpg.png", "one.png.png", "two.png"]
+
+
+def test_without_an_output_results_lie_beside_the_image_or_in_a_folder(
+    picture_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, two = _picture(tmp_path / "photos" / "one.jpg"), _picture(tmp_path / "photos" / "two.png")
+    assert denoise_files([one], model=picture_model) == {}
+    assert (tmp_path / "photos" / "one-denoised.png").is_file()
+    assert denoise_files([one, two], model=picture_model) == {}
+    assert sorted(path.name for path in Path("denoised").iterdir()) == ["one.png", "two.png"]
+    (tmp_path / "there").mkdir()
+    assert denoise_files([one], tmp_path / "there", picture_model) == {}
+    assert (tmp_path / "there" / "one.png").is_file()
+
+
+def test_a_result_that_cannot_be_written_gets_a_message(
+    picture_model: Path, tmp_path: Path, main: Main
+) -> None:
+    source, taken = _picture(tmp_path / "in.png"), tmp_path / "taken"
+    taken.write_text("a file where a folder is needed")
+    status, _, errors = main("denoise", source, "-o", taken / "out.png", "--model", picture_model)
+    assert status == 1
+    assert "out.png: cannot be written" in errors
+
+
+def test_a_model_beside_a_foreign_json_file_is_used(picture_model: Path, tmp_path: Path, main: Main) -> None:
+    source, model = _picture(tmp_path / "in.png"), tmp_path / "other.safetensors"
+    model.write_bytes(picture_model.read_bytes())
+    model.with_suffix(".json").write_text('{"learning_rate": 1}')
+    status, output, errors = main("denoise", source, "-o", tmp_path / "out.png", "--model", model)
+    assert status == 0, errors
+    assert "other.safetensors" in output
 
 
 def test_several_images_need_a_folder(picture_model: Path, tmp_path: Path, main: Main) -> None:
