@@ -21,7 +21,7 @@ paper: setup
 	dvc repro
 
 lab: setup
-	jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
+	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
 
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

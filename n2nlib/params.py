@@ -10,6 +10,7 @@ import ast
 import difflib
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -392,16 +393,26 @@ def _assigned(source: str) -> dict[str, None]:
     return {target.id: None for one in targets for target in one if isinstance(target, ast.Name)}
 
 
+def _lists_parameters(source: str) -> bool:
+    names = _assigned(source)
+    return bool(names) and names.keys() <= Params.model_fields.keys()
+
+
 def notebook_params(namespace: dict[str, Any]) -> Params:
     """The parameters of a notebook: what papermill injected on top of params.yaml.
 
-    `namespace` is the notebook's `globals()`. Names that the injected cell assigns and that are no parameter
-    are misspelt keys and refused; names that a reader defines are left alone. Raises `UserError`.
+    `namespace` is the notebook's `globals()`. papermill injects a cell directly below the one that lists the
+    parameters. Names that it assigns and that are no parameter are misspelt keys and refused; names that a
+    reader defines in cells of their own are left alone. Raises `UserError`.
     """
     plain = bool | int | float | str | list | tuple | dict  # what YAML and papermill can give
     given = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key), plain)}
-    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
-    for name in (name for cell in cells for name in _assigned(cell)):
+    injected = [
+        cell
+        for above, cell in pairwise(namespace.get("In", []))
+        if cell.startswith("# Parameters\n") and _lists_parameters(above)
+    ]
+    for name in (name for cell in injected for name in _assigned(cell)):
         if name in namespace and name not in Params.model_fields:
             given[name] = namespace[name]
     params = load_params(overrides=given)

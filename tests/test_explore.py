@@ -121,6 +121,19 @@ def test_own_photographs_come_first(rng: np.random.Generator, tmp_path: Path) ->
     assert list(known) == ["bundled", "one", "two"]
 
 
+def test_a_file_that_is_no_image_does_not_keep_others_out(rng: np.random.Generator, tmp_path: Path) -> None:
+    one, other = rng.integers(0, 256, (2, 50, 60, 3), np.uint8)
+    known = {"one": one, "bundled": np.zeros((40, 40, 3), np.uint8)}
+    (tmp_path / "one.png").write_bytes(_png(other))
+    bad = [{"name": "bad.png", "content": b"no image"}]
+    with pytest.raises(UserError, match=r"^bad.png: no image that can be read \(UnidentifiedImageError\)$"):
+        explore.add_photographs(known, bad, str(tmp_path / "one.png"))
+    assert np.array_equal(known["one"], one)
+    assert np.array_equal(known["one (2)"], other)
+    again = [{"name": "one.png", "content": memoryview(_png(one))}]
+    assert explore.add_photographs(known, again) == ["one", "one (2)", "bundled"]
+
+
 def test_models_are_compared_on_one_noisy_image(pair: Pair) -> None:
     model = _model(tau_sharp=0.0)
     noisy, clean = pair["noisy_1"], pair["clean"]
@@ -255,9 +268,9 @@ def test_choices_are_allowed_and_hold_the_start() -> None:
 
 def test_a_misspelt_parameter_is_named() -> None:
     with pytest.raises(UserError, match=r"widht = 4: .*parameters: seed, width, "):
-        next(explore.train_one(widht=4))
+        explore.train_one(widht=4)
     with pytest.raises(UserError, match=r"loss = 'l3': .*'l1'"):
-        next(explore.train_one(loss="l3"))
+        explore.train_one(loss="l3")
 
 
 def test_curves_of_earlier_trainings_stay(few_pairs: None) -> None:

@@ -248,16 +248,16 @@ def test_the_index_tells_what_there_is(checkout: Path) -> None:
         (params.reports / name).mkdir()
     header = "method,psnr_full,psnr_per_image,psnr_hvs_m,ssim\n"
     (params.reports / "01_data/baselines.csv").write_text(
-        f"{header}noisy input,20,20,20,0.5\nGaussian blur,23.604,23,21,0.6\nmedian,22,22,21,0.6\n"
+        f"{header}noisy input,20.031,20,20,0.5\nGaussian blur,23.604,23,21,0.6\nmedian,22,22,21,0.6\n"
     )
     measured = {
-        "noisy_psnr_full": 20.031,
         "final_psnr_full": 23.8,
         "final_report_full": 23.1,
         "final_test_full": 23.7,
     }
     (params.reports / "06_discussion/metrics.json").write_text(json.dumps(measured))
     finding = "1. **Sharpening.** It is 5 < 6 dB ([effects.csv](reports/smoke/06_discussion/effects.csv)).\n"
+    finding += "\n| change | crops |\n|---|---|\n| ours | 0.1 |\n"
     (params.reports / "06_discussion/readme.md").write_text(finding)
     (params.reports / "06_discussion/effects.csv").touch()
     (params.reports / "07_beyond/best.json").write_text(
@@ -283,6 +283,7 @@ def test_the_index_tells_what_there_is(checkout: Path) -> None:
         ("best model", "24.20", "–"),
     ]
     assert "<strong>Sharpening.</strong> It is 5 &lt; 6 dB" in text
+    assert text.count('<div class="scroll" tabindex="0"><table>') == text.count("<table>") == 2
     assert "06_discussion/effects.csv" in [one["href"] for one in seen.every("a")]
     assert [image["alt"] for image in seen.every("img")] == [ALT, ALT]
     assert [image["src"] for image in seen.every("img")] == [

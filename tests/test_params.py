@@ -176,6 +176,13 @@ def test_a_readers_own_variables_are_left_alone(injected: str) -> None:
     assert notebook_params(_cells(own, injected=injected)) == notebook_params(_cells(injected=injected))
 
 
+def test_a_cell_that_a_reader_calls_parameters_is_left_alone() -> None:
+    own = "# Parameters\nwindow = 5\n"
+    assert notebook_params(_cells("import n2nlib", own)) == load_params()
+    with pytest.raises(UserError, match="wnidow"):
+        notebook_params(_cells("import n2nlib", own, injected="wnidow = 5\n"))
+
+
 def test_outside_of_a_notebook_there_are_no_cells() -> None:
     assert notebook_params({"some_result": 3.5}) == load_params()
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -84,16 +85,25 @@ def add_photographs(
     """Add image files to `known`; returns all names, the last one first.
 
     `uploaded` has the name and the content (bytes) of each file, as a widget gives them; `path` is a file on
-    this machine. Raises `UserError` for a file that is no image.
+    this machine. A photograph that is known already becomes the last one; another one of the same name gets a
+    number. Raises `UserError` for files that are no images, after the others are added.
     """
     files = [(one["name"], io.BytesIO(one["content"])) for one in uploaded]
     files += [(path, Path(path).expanduser())] if path else []
-    for name, file in files:
+    failed = []
+    for file_name, file in files:
         try:
-            known[Path(name).stem] = Photo(file, name).read()
+            pixels = Photo(file, file_name).read()
         except UNREADABLE as error:
-            reason = f"no image that can be read ({type(error).__name__}: {error})"
-            raise UserError(f"{name}: {reason}") from error
+            failed.append(f"{file_name}: no image that can be read ({type(error).__name__})")
+            continue
+        stem = Path(file_name).stem
+        names = chain([stem], (f"{stem} ({number})" for number in count(2)))
+        name = next(name for name in names if name not in known or np.array_equal(known[name], pixels))
+        known.pop(name, None)
+        known[name] = pixels
+    if failed:
+        raise UserError("; ".join(failed))
     return list(reversed(known))
 
 
@@ -219,14 +229,18 @@ def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[tuple[pd.DataFr
     except ValidationError as error:
         problems = (f"{one['loc'][0]} = {one['input']!r}: {one['msg']}" for one in error.errors())
         raise UserError(f"{'; '.join(problems)}; parameters: {', '.join(choices())}") from None
+    changed = [f"{name} {value}" for name, value in changes.items() if value != getattr(LIVE_RUN, name)]
+    return _train(run, seconds, ", ".join(changed) or "unchanged")
+
+
+def _train(run: RunParams, seconds: float, name: str) -> Iterator[tuple[pd.DataFrame, Denoiser]]:
     torch.set_num_threads(1)
     pairs, blocks = small_pairs()
     noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
     state = loop.begin(run, torch.device("cpu"))
     inputs, targets = pairs.train["noisy_1"], pairs.target(run.target)
     step = loop.Step(run, state, inputs, targets, blocks if run.resample else None)
-    changed = [f"{name} {value}" for name, value in changes.items() if value != getattr(LIVE_RUN, name)]
-    row: dict[str, object] = {"run": ", ".join(changed) or "unchanged", "images": 0, "train_loss": math.nan}
+    row: dict[str, object] = {"run": name, "images": 0, "train_loss": math.nan}
     started, told, rows = time.monotonic(), -math.inf, []
     while True:
         denoiser = Denoiser(state.evaluation_network)

@@ -37,12 +37,15 @@ def live(function: Callable[..., object], button: str = "", **controls: Any) -> 
     view, press = widgets.HTML(), widgets.Button(description=button)
 
     def update(_: object = None) -> None:
+        press.disabled = True  # until the work of this press is done
         try:
             made = function(**{name: control.value for name, control in controls.items()})
             for step in made if isinstance(made, Iterator) else [made]:
                 view.value = rendered(step)
         except UserError as error:
             view.value = rendered(str(error))
+        finally:
+            press.disabled = False
 
     for name, control in controls.items():
         control.description = control.description or name

@@ -171,11 +171,18 @@ def write_page(executed: Path, params: Params) -> None:
         "previous": {after.name: before for before, after in neighbours}.get(executed.stem),
         "next": {before.name: after for before, after in neighbours}.get(executed.stem),
     }
-    exporter = HTMLExporter(raw_template=(TEMPLATES / "page.html.j2").read_text("utf-8"), embed_images=True)
+    template = (TEMPLATES / "page.html.j2").read_text("utf-8")
+    exporter = HTMLExporter(raw_template=template, embed_images=True, filters={"boxed": _boxed})
     for name in ("TagRemovePreprocessor", "CoalesceStreamsPreprocessor"):
         exporter.register_preprocessor(f"nbconvert.preprocessors.{name}", enabled=True)
     page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), resources)
     write_text(executed.with_suffix(".html"), page)
+
+
+def _boxed(text: str) -> str:
+    """HTML in which every table scrolls in a box of its own, so that a wide one does not move the page."""
+    box = '<div class="scroll" tabindex="0">'
+    return text.replace("<table", f"{box}<table").replace("</table>", "</table></div>")
 
 
 def _style() -> str:
@@ -200,7 +207,7 @@ def write_index(params: Params) -> None:
         headlines=_headlines(folder),
         figure=description(figure) if figure.is_file() else None,
         links={words: path for words, path in links.items() if (folder / path).is_file()},
-        findings=markdown2html(found.replace(f"](reports/{params.scale}/", "](")),
+        findings=_boxed(markdown2html(found.replace(f"](reports/{params.scale}/", "]("))),
         pages=[(page, page.picture(params)) for page in there],
     )
     write_text(folder / "index.html", text)
@@ -219,6 +226,8 @@ def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
     paths = [folder / "01_data" / f"{name}.csv" for name in ("baselines", "baselines_test")]
     if paths[0].is_file():
         validation, test = (pd.read_csv(path) if path.is_file() else pd.DataFrame() for path in paths)
+        noisy = [float(one["psnr_full"][0]) if len(one) else math.nan for one in (validation, test)]
+        values["noisy input"] = noisy
         name, db = baselines.best(validation)
         test_db = baselines.elsewhere(validation, test)[1] if len(test) else math.nan
         values[f"best classical method on validation: {name}"] = [db, test_db]

@@ -169,7 +169,7 @@ def _cell(column: object, value: object) -> str:
     decimals = COLUMNS[column].decimals if column in COLUMNS else 2
     if decimals is None:
         return f"{value:g}"
-    return f"{value:,.{0 if isinstance(value, int) else decimals}f}".replace("-", "−")
+    return f"{value:z,.{0 if isinstance(value, int) else decimals}f}".replace("-", "−")
 
 
 def setting(row: Mapping[str, object] | pd.Series) -> str:
