@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -31,14 +32,15 @@ def _papermill(project: Project, notebook: str, folder: str, given: str, scratch
 def test_papermill_takes_a_part_of_the_parameters(project: Project, tmp_path: Path) -> None:
     given = "scale: mine\nablation:\n  loss: [mse]\n  optimizer: [adam]\n  crops: [false]\n"
     with project.restored("data/runs", "data/pairs"):
-        _papermill(project, "01_data", ".", "scale: mine\n", tmp_path)
-        output = _papermill(project, "03_ablation", ".", given, tmp_path)
+        output = _papermill(project, "03_ablation", ".", given, tmp_path)  # and no notebook before it
         assert "ablation: all 4 runs are on disk" in output  # the same pairs and settings, so the same runs
         table = pd.read_csv(project.reports("mine") / "03_ablation/table1_ablation.csv")
     shutil.rmtree(project.reports("mine"))
     theirs = pd.read_csv(project.reports() / "03_ablation/table1_ablation.csv").set_index("run")
     assert len(table) == 4
     assert (table["psnr_full"] == theirs.loc[table["run"], "psnr_full"].to_numpy()).all()
+    noisy = pd.read_csv(project.reports() / "01_data/baselines.csv")["psnr_full"][0]
+    assert re.search(rf">noisy input</td>.{{0,700}}>{noisy:.2f}</td>", output, re.DOTALL)
 
 
 def test_papermill_works_from_the_notebooks_folder(project: Project, tmp_path: Path) -> None:
