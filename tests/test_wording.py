@@ -201,7 +201,7 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
     for name, machine in (("r", "a GPU"), ("s", "a processor")):
         folder = runs_folder / "ablation" / name
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"machine": machine}))
+        (folder / "run.json").write_text(json.dumps({"run": name, "machine": machine, "seconds": 1.5}))
     table = _table1().assign(psnr_mean=23.123456, extra=1)
     tables.save(table, "03_ablation/table1_ablation", elsewhere, ["r", "r"])
     path = elsewhere.reports / "03_ablation" / "table1_ablation.csv"
@@ -213,6 +213,7 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
     about = json.loads(text)
     assert about["files"] == {"exact.csv": ["s"], "table1_ablation.csv": ["r"]}
     assert about["machines"] == ["a GPU", "a processor"]
+    assert about["seconds"] == {"r": 1.5, "s": 1.5}
     assert "beyond" not in about["parameters"]  # notebook 03 does not use it
     assert about["parameters"]["pairs"]["path"] == "Pictures"
     assert "/home" not in text

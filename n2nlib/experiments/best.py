@@ -152,7 +152,7 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
     All steps but the last are short trainings of notebook 07, one for each seed. Columns: model; psnr_mean,
     psnr_full and psnr_per_image (dB, means over seeds); the gain of psnr_full over the row above (dB) with
     its interval (low, high) over images and, from three seeds on, over seeds; basis; passes per prediction;
-    images and seconds of one training.
+    images of one training.
     """
     flips = params.best.flips
     steps = [
@@ -181,7 +181,7 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
             gain = (found.estimate, found.low, found.high)
         row |= dict(zip(("gain", "low", "high"), gain, strict=True))
         row |= {"basis": effects.basis(len(mse)), "passes": 4 if with_flips else 1}
-        row |= {key: np.mean([result.about[key] for result in results]) for key in ("images", "seconds")}
+        row["images"] = np.mean([result.about["images"] for result in results])
         rows.append(row)
         before = mse
     return pd.DataFrame(rows)

@@ -40,14 +40,13 @@ def collect(planned: list[Planned], finished: list[Result], params: Params) -> p
     """One row per run: its setting, all its metrics (see `Result.metrics`), its name and what became of it.
 
     `dead` counts output channels that are zero nearly everywhere: the ReLU behind the last convolution then
-    passes no gradient, and the channel learns nothing more. `seconds` are those of one process.
+    passes no gradient, and the channel learns nothing more.
     """
     rows = []
     for one, result in zip(planned, finished, strict=True):
         dead = int((result.errors["zeros"] > DEAD).sum())
-        cost = {"images": result.about["images"], "seconds": result.about["seconds"]}
-        about = {"dead": dead, "diverged": result.diverged, "run": result.name}
-        rows.append(one.row | result.metrics(params) | cost | about)
+        about = {"images": result.about["images"], "dead": dead, "diverged": result.diverged}
+        rows.append(one.row | result.metrics(params) | about | {"run": result.name})
     return pd.DataFrame(rows)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -57,7 +58,8 @@ def save(frame: pd.DataFrame, name: str, params: Params, runs: Iterable[str]) ->
 def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     """Add a result file to provenance.json of its folder, which is named after the notebook that writes it.
 
-    The files of an earlier rebuild, from other parameters or another commit, are left out of it.
+    The seconds that each run took stand there and in no table, because no rebuild repeats them. The files of
+    an earlier rebuild, from other parameters or another commit, are left out of it.
     """
     target, names = path.parent / "provenance.json", sorted(set(runs))
     sections = [name for name in sections_of(path.parent.name) if name not in MACHINE]
@@ -72,8 +74,11 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     if {key: old.get(key) for key in about} != about:
         old = {}
     files = old.get("files", {}) | {path.name: names}
-    machines = sorted({*old.get("machines", []), *_machines(names)})
-    write_json(target, about | {"machines": machines, "files": dict(sorted(files.items()))})
+    trained = {one["run"]: one for one in _trained(names)}
+    machines = {*old.get("machines", []), *(one["machine"] for one in trained.values())}
+    seconds = old.get("seconds", {}) | {name: one["seconds"] for name, one in trained.items()}
+    about |= {"machines": sorted(machines), "seconds": dict(sorted(seconds.items()))}
+    write_json(target, about | {"files": dict(sorted(files.items()))})
 
 
 def _without_folders(value: object) -> object:
@@ -84,10 +89,10 @@ def _without_folders(value: object) -> object:
     return Path(value).name if absolute else value
 
 
-def _machines(names: list[str]) -> set[str]:
-    """The processors and GPUs that trained some runs."""
+def _trained(names: list[str]) -> list[dict[str, Any]]:
+    """run.json of those of the runs that are on disk."""
     found = (next(run_folders.RUNS.glob(f"*/{name}/run.json"), None) for name in names)
-    return {read_json(path)["machine"] for path in found if path}
+    return [read_json(path) for path in found if path]
 
 
 @cache

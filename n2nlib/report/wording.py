@@ -148,7 +148,7 @@ COLUMNS: dict[str, Column] = {
         evidence="Evidence",
         section="Section",
     ),
-    **_columns("note", 0, run="Run", seconds="Seconds of training"),
+    **_columns("note", 0, run="Run"),
 }
 HEADERS = {name: column.header for name, column in COLUMNS.items()}
 
