@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from n2nlib.experiments import claims, effects, published
+from n2nlib.experiments import authors, claims, effects, published
 from n2nlib.experiments.effects import EVALUATIONS, MARGIN, TABLE1
 
 LOSS = {"l1": "L1", "mse": "MSE", "huber": "Huber"}
@@ -20,13 +20,13 @@ ARCH = {"tconv": "TConv", "upsample": "Upsample", "gated": "gated"}
 MEASURE = {"psnr_hvs_m": "PSNR-HVS-M", "ssim": "SSIM"}
 NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH, "measure": MEASURE}
 TRAINED, EVALUATED, REPORT = *EVALUATIONS, effects.REPORT
-VERDICTS = {
-    claims.REPRODUCED: "our results show what the report says",
-    claims.NOT_REPRODUCED: "our results contradict it",
-    claims.TOO_SMALL: f"there is a difference of less than {MARGIN} dB, the evaluation spread of the report",
-    claims.INCONCLUSIVE: "our results leave it open",
-    claims.NOT_TESTED: "this scale has no runs, or too few seeds or pairs, that could tell",
-}
+VERDICTS = (
+    claims.REPRODUCED,
+    claims.NOT_REPRODUCED,
+    claims.TOO_SMALL,
+    claims.INCONCLUSIVE,
+    claims.NOT_TESTED,
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _cell(column: object, value: object) -> str:
 
 def setting(row: Mapping[str, object] | pd.Series) -> str:
     """ "TConv, MSE, Adam, sharpened, crops": a setting of Table I in words."""
-    words = [names[row[key]] for key, names in (("arch", ARCH), ("loss", LOSS), ("optimizer", OPTIMIZER))]
+    words = [NAMES[key][row[key]] for key in ("arch", "loss", "optimizer")]
     return ", ".join([*words, *["sharpened"] * bool(row["sharpen"]), *["crops"] * bool(row["crops"])])
 
 
@@ -202,6 +202,11 @@ def interval(row: Mapping[str, float] | pd.Series) -> str:
     return "(no interval)" if pd.isna(row["low"]) else f"[{signed(row['low'])}, {signed(row['high'])}]"
 
 
+def _effect(row: Mapping[str, float] | pd.Series) -> str:
+    """ "−0.02 dB [−0.10, +0.05]"."""
+    return f"{signed(row['estimate'])} dB {interval(row)}"
+
+
 def outcome(row: Mapping[str, float] | pd.Series) -> str:
     """What an interval establishes, in words; "open" without an interval."""
     if pd.isna(row["low"]):
@@ -222,8 +227,8 @@ def effect_sentences(found: pd.DataFrame) -> str:
     lines = []
     for what, rows in found.groupby("what", sort=False):
         parts = [
-            f"{row['source']} {signed(row['estimate'])} dB {interval(row)}, {outcome(row)} "
-            f"({over(row)}, {row['better']:.0f} of {row['pairs']:.0f} pairs gain)"
+            f"{row['source']} {_effect(row)}, {outcome(row)} ({over(row)}, {row['better']:.0f} of "
+            f"{row['pairs']:.0f} pairs gain)"
             for row in rows.to_dict("records")
         ]
         lines.append(f"- **{what}**: {'; '.join(parts)}.")
@@ -271,10 +276,9 @@ def main_finding(found: pd.DataFrame) -> str:
             f"The report's main result is {report}; our results leave open if the evaluation explains it."
         )
     return (
-        f"{opening} Evaluated as trained, sharpening changes the PSNR of our networks by "
-        f"{signed(trained['estimate'])} dB {interval(trained)}. Evaluated as the report did, with sharpening "
-        "switched on even for networks that were trained without it, the change is "
-        f"{signed(evaluated['estimate'])} dB {interval(evaluated)} ({over(evaluated)})."
+        f"{opening} Evaluated as trained, sharpening changes the PSNR of our networks by {_effect(trained)}. "
+        "Evaluated as the report did, with sharpening switched on even for networks that were trained "
+        f"without it, the change is {_effect(evaluated)} ({over(evaluated)})."
     )
 
 
@@ -294,21 +298,18 @@ def lasting_finding(weighed: pd.DataFrame) -> str:
     if rows.empty:
         return "This scale compares nothing else of Table I."
     matter, others = [], []
-    for row in rows.rename(columns={"ci_low": "low", "ci_high": "high"}).to_dict("records"):
+    names = {"ours": "estimate", "ci_low": "low", "ci_high": "high"}
+    for row in rows.rename(columns=names).to_dict("records"):
         name, claimed = COMPARED[row["claim"]]
         judged = f"(claimed: {claimed}; {row['verdict']})"
-        if abs(row["ours"]) >= MARGIN and (row["low"] > 0 or row["high"] < 0):
-            matter.append(f"{name} {signed(row['ours'])} dB {interval(row)} {judged}")
+        if abs(row["estimate"]) >= MARGIN and (row["low"] > 0 or row["high"] < 0):
+            matter.append(f"{name} {_effect(row)} {judged}")
         else:
             others.append(f"{name} {judged}")
     basis = "intervals over seeds" if rows["basis"].iloc[0] == "seeds" else rows["basis"].iloc[0]
-    parts = [f"Evaluated as trained ({basis}),"]
-    parts += [
-        f"these choices change the PSNR: {'; '.join(matter)}." if matter else "no choice matters clearly."
-    ]
-    if others:
-        parts += [f"In the median no difference of {MARGIN} dB is established for {'; '.join(others)}."]
-    return " ".join(parts)
+    change = f"these choices change the PSNR: {'; '.join(matter)}" if matter else "no choice matters clearly"
+    small = f" In the median no difference of {MARGIN} dB is established for {'; '.join(others)}."
+    return f"Evaluated as trained ({basis}), {change}.{small if others else ''}"
 
 
 def length_finding(length: pd.DataFrame) -> str:
@@ -367,16 +368,11 @@ def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> s
     lines = [f"| change of the PSNR (dB) | {' | '.join(what for what, *_ in TABLE1.values())} |"]
     lines += ["|---" * (len(TABLE1) + 1) + "|"]
     for (source, name), part in rows.groupby(["source", "scale"], sort=False):
-        first, cells = part.iloc[0], part.set_index("factor")
+        first = part.iloc[0]
         about = f" (scale {name}: {first['images']:,.0f} images, {over(first)})"
-        about = "" if source == REPORT else about
-        words = [
-            f"{signed(cells.loc[factor, 'estimate'])} {interval(cells.loc[factor])}"
-            if factor in cells.index
-            else "–"
-            for factor in TABLE1
-        ]
-        lines.append(f"| {source}{about} | {' | '.join(words)} |")
+        cells = {row["factor"]: f"{signed(row['estimate'])} {interval(row)}" for _, row in part.iterrows()}
+        words = " | ".join(cells.get(factor, "–") for factor in TABLE1)
+        lines.append(f"| {source}{'' if source == REPORT else about} | {words} |")
     note = (
         "Each effect is the median over pairs of settings that differ in one thing, and from three seeds on "
         "the mean of these medians. With fewer seeds its interval is over pairs and says nothing about "
@@ -385,15 +381,11 @@ def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> s
     return "\n".join([*lines, "", note])
 
 
-def _effect(row: Mapping[str, float] | pd.Series) -> str:
-    return f"{signed(row['estimate'])} dB {interval(row)}"
-
-
 def agreement_sentence(agreement: pd.DataFrame) -> str:
     """How far our Table I is from the report's, and from what its authors had measured; "" if unknown."""
     cells = agreement[agreement["arch"] == "all"].set_index(["reference", "source"])["mean_abs_diff"]
-    before = [(f"the authors, 2022-04-{day}, as trained", TRAINED) for day in (20, 27)]
-    keys = [("the report's Table I", EVALUATED), ("the report's Table I", TRAINED), *before]
+    table1, april_20, april_27, *_ = authors.REFERENCES.values()
+    keys = [(table1, EVALUATED), (table1, TRAINED), (april_20, TRAINED), (april_27, TRAINED)]
     far = [cells.get(key) for key in keys]
     if pd.isna(far).any():
         return ""
@@ -470,10 +462,7 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
     split = references["split"].iloc[0]
     rows = references.set_index("method")["psnr_full"]
     best = rows.idxmax()
-    listed = [
-        f"{row.what}: {signed(row.estimate)} dB {interval(row._asdict())} ({over(row._asdict())})"
-        for row in differences.itertuples()
-    ]
+    listed = [f"{row['what']}: {_effect(row)} ({over(row)})" for row in differences.to_dict("records")]
     unseen = "" if split == "test" else f" {NO_TEST}"
     return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}.{unseen}"
 
@@ -495,14 +484,13 @@ def failure_sentence(failures: pd.DataFrame) -> str:
 
 def level(factor: str, value: object) -> str:
     """A choice of a factor in words: "TConv", "sharpening", "no crops"."""
-    if factor in ("sharpen", "crops"):
-        noun = {"sharpen": "sharpening", "crops": "crops"}[factor]
-        return noun if str(value) == "True" else f"no {noun}"
-    return NAMES.get(factor, {}).get(value, f"{factor} {value}")
+    if factor in NAMES:
+        return NAMES[factor][value]
+    noun = {"sharpen": "sharpening", "crops": "crops"}[factor]
+    return noun if str(value) == "True" else f"no {noun}"
 
 
 def verdict_counts(weighed: pd.DataFrame) -> str:
     """ "7 reproduced, 5 not reproduced, 3 inconclusive", in the order of `VERDICTS`."""
     counts = weighed["verdict"].value_counts()
-    order = [*(name for name in VERDICTS if name in counts), *(set(counts.index) - set(VERDICTS))]
-    return ", ".join(f"{counts[name]} {name}" for name in order)
+    return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
