@@ -47,36 +47,32 @@ def findings(params: Params) -> str:
     def result(name: str) -> pd.DataFrame:
         return tables.load(f"06_discussion/{name}", params)
 
-    def links(*files: str) -> str:
-        listed = [f"[{Path(name).name}](reports/{params.scale}/{name})" for name in files]
-        return f"({', '.join(listed)})"
+    def with_links(*words: str, files: tuple[str, str]) -> str:
+        listed = [f"[{name}](reports/{params.scale}/06_discussion/{name})" for name in files]
+        return f"{' '.join(words)} ({', '.join(listed)})"
 
     def measured() -> str:
-        found, close = result("effects"), wording.agreement_sentence(result("agreement"))
-        files = links("06_discussion/report_evaluation.png", "06_discussion/effects.csv")
-        return f"{wording.main_finding(found)} {close} {files}"
+        words = wording.main_finding(result("effects")), wording.agreement_sentence(result("agreement"))
+        return with_links(*words, files=("report_evaluation.png", "effects.csv"))
 
     def lasting() -> str:
         weighed = result("claims")
-        verdicts = wording.verdict_counts(weighed)
-        files = links("06_discussion/effects.png", "06_discussion/claims.csv")
-        return f"{wording.lasting_finding(weighed)} Of all claims of the report: {verdicts}. {files}"
+        counts = f"Of all claims of the report: {wording.verdict_counts(weighed)}."
+        return with_links(wording.lasting_finding(weighed), counts, files=("effects.png", "claims.csv"))
 
     def length() -> str:
-        files = links("06_discussion/training_length.png", "06_discussion/training_length.csv")
-        return f"{wording.length_finding(result('training_length'))} {files}"
-
-    parts = {
-        "What sharpening gains depends on how it is measured.": measured,
-        "What else the report compares.": lasting,
-        "What depends on the length of training.": length,
-    }
+        words = wording.length_finding(result("training_length"))
+        return with_links(words, files=("training_length.png", "training_length.csv"))
 
     def compared() -> str:
         return wording.effects_markdown(result("effects"), result("training_length"), params.scale)
 
-    lines = [f"{n}. **{title}** {_or_missing(make)}" for n, (title, make) in enumerate(parts.items(), 1)]
-    return "\n".join([*lines, "", _or_missing(compared), ""])
+    return (
+        f"1. **What sharpening gains depends on how it is measured.** {_or_missing(measured)}\n"
+        f"2. **What else the report compares.** {_or_missing(lasting)}\n"
+        f"3. **What depends on the length of training.** {_or_missing(length)}\n\n"
+        f"{_or_missing(compared)}\n"
+    )
 
 
 def _or_missing(make: Callable[[], str]) -> str:
@@ -91,10 +87,9 @@ def result_table(folder: Path) -> str:
 
     The classical method is the one that is best on the validation images.
     """
-    path = folder / REFERENCES
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    if "split" not in table:
-        return f"The result table is not available: {path.parent.name}/{path.name} is missing (dvc repro)."
+    if not (folder / REFERENCES).is_file():
+        return f"The result table is not available: {REFERENCES} is missing (dvc repro)."
+    table = pd.read_csv(folder / REFERENCES)
     network = table["method"].str.startswith((best.FINAL, best.BEST))
     classical, _ = baselines.best(pd.read_csv(folder / "01_data" / "baselines.csv"))
     rows = table[network | table["method"].isin([baselines.NOISY, classical])]
@@ -103,16 +98,16 @@ def result_table(folder: Path) -> str:
         f"| {row.method} | {row.psnr_full:.2f} | {row.psnr_per_image:.2f} |" for row in rows.itertuples()
     ]
     values = table.set_index("method")["psnr_full"]
-    short = best.FINAL in values and values[best.FINAL] < values[classical]
-    below = (
-        "At this scale the report's network does not reach the best classical method, so the verdicts are "
-        "about the start of training. "
-    )
-    note = below * bool(short) + (
+    note = (
         "PSNR is taken over all pixels of all images unless it says per image. The report's final model has "
         f"{published.FINAL_PSNR:.2f} dB on the images of its course, whose noisy input has "
         f"{published.NOISY_PSNR:.2f} dB."
     )
+    if values[best.FINAL] < values[classical]:
+        note = (
+            "At this scale the report's network does not reach the best classical method, so the verdicts "
+            f"are about the start of training. {note}"
+        )
     return "\n".join([*lines, "", note])
 
 
@@ -131,10 +126,10 @@ def block(root: Path = ROOT) -> str:
     found = {name: largest(name) for name in PICTURES}
     parts = [f"![{PICTURES[name]}](reports/{one}/{name})" for name, one in found.items() if one]
     paper = f"reports/{scale}/paper.pdf"
+    details = f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
     about = f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}."
-    about += " Numbers in brackets are 95 % intervals."
-    about += f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
-    parts += [about, (root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip()]
+    parts.append(f"{about} Numbers in brackets are 95 % intervals.{details}")
+    parts.append((root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip())
     if compared not in (None, scale):
         parts.append(f"The models are those of scale *{compared}*: {SCALES_IN_WORDS[compared]}.")
     return "\n\n".join([*parts, result_table(root / "reports" / (compared or scale))])
