@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from n2nlib.files import ROOT, UserError, relative, replacing
@@ -16,7 +17,7 @@ from n2nlib.params import load_params
 
 def _check(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.file)
-    name = relative(Path(arguments.file).resolve()) if arguments.file else "params.yaml"
+    name = relative(arguments.file.resolve()) if arguments.file else "params.yaml"
     print(f"{name}: valid, scale {params.scale}")
 
 
@@ -36,7 +37,7 @@ def _scale(arguments: argparse.Namespace) -> None:
         raise UserError(f"scale {arguments.name!r}: no file {relative(path)}; allowed: {', '.join(names)}")
     photographs = {}
     if arguments.photos:
-        photos = Path(os.path.abspath(Path(arguments.photos).expanduser()))
+        photos = Path(os.path.abspath(arguments.photos.expanduser()))
         photographs = {"source": "folder", "path": relative(photos)}
     load_params(path, {"pairs": photographs})  # complains about a wrong file before params.yaml is replaced
     yaml = YAML()  # keeps the comments
@@ -70,7 +71,7 @@ def _noise(arguments: argparse.Namespace) -> None:
     from n2nlib.pairs.noise import assumptions, verdict
     from n2nlib.pairs.pair_set import load_pairs
 
-    pairs = load_pairs(Path(arguments.folder).resolve() if arguments.folder else load_params().pairs_folder)
+    pairs = load_pairs(arguments.folder.resolve() if arguments.folder else load_params().pairs_folder)
     splits = (
         {name: tensor.numpy() for name, tensor in split.items()} for split in (pairs.train, pairs.validation)
     )
@@ -101,10 +102,7 @@ def _readme(arguments: argparse.Namespace) -> None:
 def _denoise(arguments: argparse.Namespace) -> None:
     from n2nlib.denoiser import denoise_files
 
-    sources = [Path(image) for image in arguments.images]
-    model = Path(arguments.model) if arguments.model else None
-    output = Path(arguments.output) if arguments.output else None
-    failed = denoise_files(sources, output, model, arguments.pixelate)
+    failed = denoise_files(arguments.images, arguments.output, arguments.model, arguments.pixelate)
     if failed:
         raise UserError("\n".join(f"{path.name}: {reason}" for path, reason in failed.items()))
 
@@ -119,7 +117,7 @@ def _report_weights(arguments: argparse.Namespace) -> None:
     from n2nlib.experiments import authors
     from n2nlib.pairs.pair_set import ensure_pairs
 
-    output = Path(arguments.output) if arguments.output else None
+    output = arguments.output
     if output and output.is_dir():
         raise UserError(f"{relative(output)}: is a folder; allowed: the CSV file to write")
     params = load_params()
@@ -140,71 +138,55 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m n2nlib", description="Rebuild and use this reproduction.")
     commands = top.add_subparsers(dest="command", required=True)
 
-    check = commands.add_parser(
-        "check", help="say whether a parameter file is valid, and what is wrong with it"
-    )
-    check.add_argument("file", nargs="?", help="default: params.yaml")
-    check.set_defaults(do=_check)
+    def command(name: str, do: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about)
+        made.set_defaults(do=do)
+        return made
 
-    scale = commands.add_parser("scale", help="make params.yaml that of a scale")
+    check = command("check", _check, "say whether a parameter file is valid, and what is wrong with it")
+    check.add_argument("file", type=Path, nargs="?", help="default: params.yaml")
+
+    scale = command("scale", _scale, "make params.yaml that of a scale")
     scale.add_argument("name", help="a file of params/, such as smoke")
-    scale.add_argument("--photos", metavar="FOLDER", help="take the photographs of this folder")
-    scale.set_defaults(do=_scale)
+    scale.add_argument("--photos", type=Path, metavar="FOLDER", help="take the photographs of this folder")
 
-    plan = commands.add_parser(
-        "plan", help="say what dvc repro would do: stale stages, runs, images, minutes"
-    )
-    plan.set_defaults(do=_plan)
+    command("plan", _plan, "say what dvc repro would do: stale stages, runs, images, minutes")
 
-    run = commands.add_parser("run", help="execute one notebook and make its page, as the stages of DVC do")
+    run = command("run", _run, "execute one notebook and make its page, as the stages of DVC do")
     run.add_argument("notebook", help="its name, such as 03_ablation")
-    run.set_defaults(do=_run)
 
-    train = commands.add_parser("train", help="train all runs of this scale without the notebooks")
-    train.add_argument(
-        "--slim", action="store_true", help="then keep only the models that the notebooks read"
-    )
-    train.set_defaults(do=_train)
+    train = command("train", _train, "train all runs of this scale without the notebooks")
+    slim = "then keep only the models that the notebooks read"
+    train.add_argument("--slim", action="store_true", help=slim)
 
-    paper = commands.add_parser("paper", help="typeset reports/<scale>/paper.pdf from the results")
-    paper.set_defaults(do=_paper)
+    command("paper", _paper, "typeset reports/<scale>/paper.pdf from the results")
 
-    readme = commands.add_parser(
-        "readme", help="put results of reports/ into README.md, and the best model into the package"
-    )
-    readme.add_argument(
-        "--check", action="store_true", help="write nothing; exit status 1 if anything differs"
-    )
-    readme.set_defaults(do=_readme)
+    readme = "put results of reports/ into README.md, and the best model into the package"
+    differs = "write nothing; exit status 1 if anything differs"
+    command("readme", _readme, readme).add_argument("--check", action="store_true", help=differs)
 
-    verify = commands.add_parser("verify", help="compare a rebuild with the committed results")
+    verify = command("verify", _verify, "compare a rebuild with the committed results")
     verify.add_argument("--scale", help="default: that of params.yaml")
-    verify.set_defaults(do=_verify)
 
-    noise = commands.add_parser("noise", help="test a pair set against the assumptions of Noise2Noise")
-    noise.add_argument("folder", nargs="?", help="default: that of params.yaml")
-    noise.set_defaults(do=_noise)
+    noise = command("noise", _noise, "test a pair set against the assumptions of Noise2Noise")
+    noise.add_argument("folder", type=Path, nargs="?", help="default: that of params.yaml")
 
-    weights = commands.add_parser(
-        "report-weights", help="evaluate the networks that the report's authors published"
-    )
+    published = "evaluate the networks that the report's authors published"
+    weights = command("report-weights", _report_weights, published)
     weights.add_argument("folder", help="the folder of their .pth files")
-    weights.add_argument("-o", "--output", help="a CSV file to write the table to, too")
-    weights.set_defaults(do=_report_weights)
+    weights.add_argument("-o", "--output", type=Path, help="a CSV file to write the table to, too")
 
-    denoise = commands.add_parser("denoise", help="denoise image files or folders of any size")
-    denoise.add_argument("images", nargs="+", help="image files, or folders of them")
-    denoise.add_argument(
-        "-o",
-        "--output",
-        help="the file to write, or a folder; default: <name>-denoised.png beside the image, or for several "
-        "images the folder denoised",
+    denoise = command("denoise", _denoise, "denoise image files or folders of any size")
+    denoise.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    where = (
+        "the file to write, or a folder; default: <name>-denoised.png beside the image, or for several "
+        "images the folder denoised"
     )
-    denoise.add_argument("--model", help="a .safetensors file; default: the best committed model")
-    denoise.add_argument(
-        "--pixelate", action="store_true", help="the images are clean: make noisy inputs from them first"
-    )
-    denoise.set_defaults(do=_denoise)
+    denoise.add_argument("-o", "--output", type=Path, help=where)
+    model = "a .safetensors file; default: the best committed model"
+    denoise.add_argument("--model", type=Path, help=model)
+    clean = "the images are clean: make noisy inputs from them first"
+    denoise.add_argument("--pixelate", action="store_true", help=clean)
     return top
 
 
