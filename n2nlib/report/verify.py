@@ -69,18 +69,18 @@ def compare_tables(
         found.different.append(f"columns: {', '.join(sorted(set(committed) ^ set(now)))}")
         return found
     roles = {column: COLUMNS.get(column, UNKNOWN).role for column in committed}
-    keys = [column for column, role in roles.items() if role == "setting"]
-    sides = [
+    keys, results = ([name for name in roles if roles[name] == role] for role in ("setting", "result"))
+    old, new = (
         side.assign(row=side.groupby(keys).cumcount() if keys else range(len(side)))
         for side in (committed, now)
-    ]
-    both = sides[0].merge(sides[1], on=[*keys, "row"], how="outer", suffixes=SIDES, indicator="side")
+    )
+    both = old.merge(new, on=[*keys, "row"], how="outer", suffixes=SIDES, indicator="side")
     for row in both.to_dict("records"):
         words = ", ".join(f"{row[key]}" for key in keys) or f"row {row['row'] + 1}"
         if row["side"] != "both":
             found.different.append(f"{words}: this row is {'gone' if row['side'] == 'left_only' else 'new'}")
             continue
-        for column in (column for column, role in roles.items() if role == "result"):
+        for column in results:
             before, after = (row[column + side] for side in SIDES)
             if before == after:
                 found.identical += 1
@@ -94,32 +94,20 @@ def compare_tables(
 def _close(column: str, row: dict[str, str], decibels: float, subsets: int) -> bool:
     """Is the change of a cell within its tolerance? `row` holds both versions; text and counts have none."""
     about = COLUMNS.get(column, UNKNOWN)
-    before, after, *limits = (_number(row.get(name)) for name in _with_interval(column, row))
-    width = limits[1] - limits[0]
     if about.decimals == 0 or column in TRANSCRIBED:
         return False
+    limits = ("ci_low", "ci_high") if f"ci_low{SIDES[0]}" in row else ("low", "high")
+    names = [column + side for side in SIDES] + [name + SIDES[0] for name in limits]
+    before, after, low, high = pd.to_numeric([row.get(name) for name in names], errors="coerce")
     if column.endswith("_std"):  # of the difference of two standard deviations
         allowed = NORMAL_REACH / np.sqrt(subsets - 1) * before
-    elif column in WITH_INTERVAL and np.isfinite(width):
-        allowed = width / 2
+    elif column in WITH_INTERVAL and np.isfinite(high - low):
+        allowed = (high - low) / 2
     elif column in ("train_loss", "ssim"):  # a change of d dB is one of d ln(10) / 10 of a squared error
         allowed = decibels * np.log(10) / 10 * (before if column == "train_loss" else 1 - before)
     else:
         allowed = decibels if about.header.endswith("(dB)") else 0.0
     return bool(abs(after - before) <= allowed + ROUNDING)
-
-
-def _with_interval(column: str, row: dict[str, str]) -> list[str]:
-    """The names in `row` of both versions of a cell, and of the committed limits of its interval."""
-    limits = ("ci_low", "ci_high") if f"ci_low{SIDES[0]}" in row else ("low", "high")
-    return [column + side for side in SIDES] + [name + SIDES[0] for name in limits]
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
 
 
 def _read(text: str) -> pd.DataFrame:
@@ -166,11 +154,8 @@ def print_verification(scale: str) -> bool:
     for one in compared:
         print(f"{one.table:<{width}}{one.identical:>11}{one.within:>8}{len(one.different):>11}")
     lines = [f"{one.table}: {line}" for one in compared for line in one.different]
-    print(
-        *lines[:MOST_SHOWN],
-        *[f"... and {len(lines) - MOST_SHOWN} more"] * (len(lines) > MOST_SHOWN),
-        sep="\n",
-    )
+    more = [f"... and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    print(*lines[:MOST_SHOWN], *more, sep="\n")
     tolerance = f"what evaluation and seeds explain ({decibels:.2f} dB for a training)"
     same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
