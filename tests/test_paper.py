@@ -426,7 +426,7 @@ def test_without_test_images_the_paper_says_what_its_numbers_are_read_on(
         "validation images, on which settings were chosen, the final network reaches",
         "There is no test set, so all numbers are read on these images",
     )
-    without = _variant(project, tmp_path, test=False, split="validation")
+    without = _variant(project, tmp_path, test=False)
     assert [said for said in sentences if said in without] == list(sentences)
     assert "measured on the test images, too" not in without
     assert not any(said in _variant(project, tmp_path, test=True) for said in sentences)

@@ -90,8 +90,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
     noisy, seeds = card["noisy_psnr_db"]["validation"]["global"], len(params.ablation.seeds)
     costs = tables.load("02_architecture/network_costs", params)
     weights = costs[costs["width"] == params.model.width].set_index("arch")["parameters"]
-    references = tables.load("07_beyond/references", params)
-    psnr = references.set_index("method")["psnr_full"]
+    psnr = tables.load("07_beyond/references", params).set_index("method")["psnr_full"]
     final, long_run = (
         read_json(params.reports / name) for name in ("05_fine_tuning/final.json", "07_beyond/best.json")
     )
@@ -107,7 +106,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "sizes_block": params.beyond.sizes.block,
         "sizes_train": f"{params.beyond.sizes.train:,}",
         "block": params.pairs.block,
-        "crop": "whole" if params.pairs.source == "ee559" else params.pairs.train_crop,
+        "crop": params.pairs.train_crop,
         "side": params.pairs.size * params.pairs.block,
         "noisy": decibels(noisy),
         "noisy_course": decibels(published.NOISY_PSNR),
@@ -128,7 +127,6 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "confidence": effects.PERCENT.replace(" ", NBSP),
         "error_rate": f"{50 * (1 - effects.CONFIDENCE):g}{NBSP}%",
         "authors": _authors(),
-        "split": references["split"].iloc[0],
         "final": decibels(psnr[best.FINAL]),
         "final_gain": change(psnr[best.FINAL] - psnr[NOISY]),
         "final_setting": wording.fine_tuning_setting(final["setting"]),

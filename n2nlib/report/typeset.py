@@ -73,10 +73,7 @@ def contents(params: Params) -> dict[str, Any]:
 def _commit_date() -> str:
     """The date of the last commit, "24 November 2026", or "" outside of git."""
     found = git("show", "-s", "--format=%cs", "HEAD").strip()
-    if not found:
-        return ""
-    day = date.fromisoformat(found)
-    return f"{day.day} {day:%B %Y}"
+    return f"{date.fromisoformat(found):%d %B %Y}".lstrip("0") if found else ""
 
 
 def _figure(name: str, params: Params) -> dict[str, str]:
