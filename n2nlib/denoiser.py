@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -114,12 +114,12 @@ def describe(path: Path) -> str:
         return f"model {relative(path)}"
     return (
         f"model {relative(path)} (scale {about['scale']}, {about['images']:,} training images), "
-        "trained for photographs of which each pixel is one drawn at random from its block"
+        "trained for photographs in which each pixel was drawn at random from its block"
     )
 
 
 def denoise_files(
-    sources: Iterable[Path], output: Path | None = None, model: Path | None = None, pixelate: bool = False
+    sources: Sequence[Path], output: Path | None = None, model: Path | None = None, pixelate: bool = False
 ) -> dict[Path, str]:
     """Denoise image files, or all images in folders, of any size and any mode that Pillow reads.
 
@@ -131,9 +131,7 @@ def denoise_files(
     """
     from tqdm import tqdm
 
-    sources = list(sources)
-    files = [file for source in sources for file in _images(source)]
-    files = list({file.resolve(): file for file in files}.values())
+    files = list({file.resolve(): file for source in sources for file in _images(source)}.values())
     many = len(files) > 1 or any(source.is_dir() for source in sources)
     targets = _targets(files, output, many)
     _check(targets, pixelate)
@@ -143,23 +141,21 @@ def denoise_files(
     failed: dict[Path, str] = {}
     for file, target in tqdm(targets.items(), unit="image", disable=not many):
         try:
-            line = _denoise_file(denoiser, file, target, pixelate)
+            tqdm.write(_denoise_file(denoiser, file, target, pixelate))
         except UserError as error:
             if not many:
                 raise
             failed[file] = str(error)
-        else:
-            tqdm.write(line)
     return failed
 
 
 def _images(source: Path) -> list[Path]:
-    if source.is_dir():
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UserError(f"{source}: holds no image; allowed: {', '.join(SUFFIXES)}")
-        return found
-    return [source]
+    if not source.is_dir():
+        return [source]
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"{source}: holds no image; allowed: {', '.join(SUFFIXES)}")
+    return found
 
 
 def _targets(files: list[Path], output: Path | None, many: bool) -> dict[Path, Path]:
@@ -236,16 +232,15 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _restore(denoiser: Denoiser, pixels: np.ndarray) -> np.ndarray:
-    restored = denoiser.predict(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))[0]
+    restored = denoiser.predict(pixels.transpose(2, 0, 1)[None])[0]
     return np.clip(np.rint(restored), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
     suffix = path.suffix.lower()
     options = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
     try:
         with replacing(path) as temporary:
-            picture.save(temporary, Image.registered_extensions()[suffix], **options)
+            Image.fromarray(pixels).save(temporary, Image.registered_extensions()[suffix], **options)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
