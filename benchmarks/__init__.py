@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pandas as pd
 
+from n2nlib.experiments.paper_runs import run_params
 from n2nlib.files import ROOT, replacing
 from n2nlib.params import Params, load_params
+from n2nlib.train.identity import RunParams
 
 RECORDS = ROOT / "benchmarks" / "records"  # what the searches found; their runs are in data/runs
 
@@ -31,6 +34,24 @@ def scale_params(options: argparse.Namespace) -> Params:
     if options.photos:
         changes["pairs"] = {"source": "folder", "path": str(Path(options.photos).resolve())}
     return load_params(ROOT / "params" / f"{options.scale}.yaml", changes)
+
+
+def run_without_crops(params: Params, setting: dict[str, object], **changes: object) -> RunParams:
+    """The run that Table I has for a setting (arch, loss, optimizer, sharpen), with `changes`; seed 0."""
+    options = params.ablation
+    rates = getattr(options.learning_rates, setting["optimizer"])
+    schedule = {"learning_rate": getattr(rates, setting["loss"]), "epochs": options.epochs}
+    schedule |= {"annealing_steps": options.annealing_steps, "seed": 0}
+    return run_params(params, setting | {"crops": False}, **(schedule | changes))
+
+
+def calls_per_second(work: Callable[[], object], seconds: float) -> float:
+    """Calls of `work` per second, from whole calls that take at least `seconds`."""
+    count, started = 0, time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds or not count:
+        work()
+        count += 1
+    return count / elapsed
 
 
 def write_record(table: pd.DataFrame, name: str) -> None:

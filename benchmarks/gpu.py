@@ -16,17 +16,18 @@ import argparse
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import torch
 
-from benchmarks.training import default_run, rate
+from benchmarks import calls_per_second
+from benchmarks.training import default_run
 from n2nlib.files import ROOT
 from n2nlib.params import load_params
 from n2nlib.report.diagrams import costs
+from n2nlib.report.plan import rate
 from n2nlib.train import loop, sweep
 from n2nlib.train.cuda_graph import compiled
 from n2nlib.train.identity import RunParams
@@ -73,23 +74,24 @@ def limits(device: torch.device, seconds: float = 0.5) -> dict[str, float]:
     found = {}
     for kind in (torch.float32, torch.bfloat16):
         a, b = torch.rand(2, size, size, device=device).to(kind)
-        products = _calls_per_second(lambda a=a, b=b: a @ b, device, seconds)
+        products = _repeated(lambda a=a, b=b: a @ b, device, seconds)
         found[f"matmul_{str(kind).removeprefix('torch.')}_tflops"] = 2 * size**3 * products / 1e12
     block = torch.zeros(length, dtype=torch.uint8, device=device)
-    found["copy_gb_s"] = 2 * length * _calls_per_second(block.clone, device, seconds) / 1e9
+    found["copy_gb_s"] = 2 * length * _repeated(block.clone, device, seconds) / 1e9
     return {name: round(value, 2) for name, value in found.items()}
 
 
-def _calls_per_second(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    work()
-    count, begun = 0, time.monotonic()
-    while (elapsed := time.monotonic() - begun) < seconds or not count:
+def _repeated(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Calls of `work` per second, of which a GPU is given five at a time."""
+
+    def five() -> None:
         for _ in range(5):
             work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        count += 5
-    return count / elapsed
+
+    work()  # warms up
+    return 5 * calls_per_second(five, seconds)
 
 
 def kernels(run: RunParams, how: str, count: int = 12) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ from itertools import product
 import pandas as pd
 import torch
 
-from benchmarks import scale_params, scale_parser, write_record
-from n2nlib.experiments import paper_runs, results
+from benchmarks import run_without_crops, scale_params, scale_parser, write_record
+from n2nlib.experiments import results
 from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import ensure_pairs
 from n2nlib.params import Params
@@ -36,17 +36,9 @@ def precision_runs(params: Params, epochs: int) -> list[Planned]:
     """The runs, with columns KEYS, seed and precision."""
     planned = []
     for values, seed, precision in product(SETTINGS, SEEDS, ("float32", "bfloat16")):
-        setting = dict(zip(KEYS, values, strict=True))
-        options = params.ablation
-        schedule = {
-            "learning_rate": getattr(getattr(options.learning_rates, setting["optimizer"]), setting["loss"]),
-            "annealing_steps": options.annealing_steps,
-            "epochs": epochs,
-            "precision": precision,
-            "validate_every_epoch": False,
-        }
-        run = paper_runs.run_params(params, setting | {"crops": False}, seed, **schedule)
-        planned.append(Planned(setting | {"seed": seed, "precision": precision}, run))
+        setting, varied = dict(zip(KEYS, values, strict=True)), {"seed": seed, "precision": precision}
+        run = run_without_crops(params, setting, epochs=epochs, validate_every_epoch=False, **varied)
+        planned.append(Planned(setting | varied, run))
     return planned
 
 

@@ -24,7 +24,6 @@ import copy
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -34,6 +33,7 @@ import torch
 from skimage.restoration import denoise_nl_means
 from torch import nn
 
+from benchmarks import calls_per_second
 from n2nlib.denoiser import Denoiser
 from n2nlib.files import ROOT
 from n2nlib.pairs import baselines
@@ -106,21 +106,14 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
-def speed(work: Work, seconds: float) -> float:
-    """Calls of `work` per second, from whole calls that take at least `seconds`."""
-    count, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not count:
-        work()
-        count += 1
-    return count / elapsed
-
-
 def compare(ways: dict[str, Work | None], seconds: float, rounds: int) -> dict[str, float | None]:
     """Calls per second of each way, the median over `rounds` in which all of them take turns."""
     possible = {name: work for name, work in ways.items() if work}
     for work in possible.values():
         work()  # warms up
-    taken = [{name: speed(work, seconds) for name, work in possible.items()} for _ in range(rounds)]
+    taken = [
+        {name: calls_per_second(work, seconds) for name, work in possible.items()} for _ in range(rounds)
+    ]
     return {name: median(one[name] for one in taken) if name in possible else None for name in ways}
 
 

@@ -17,16 +17,18 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from statistics import median
 
 import torch
 from torch.nn import functional as F
 
-from n2nlib.experiments.paper_runs import run_params
+from benchmarks import calls_per_second, run_without_crops
 from n2nlib.files import ROOT
 from n2nlib.params import Params, load_params
 from n2nlib.report.diagrams import costs
-from n2nlib.train import loop, sweep
+from n2nlib.report.plan import images_per_second
+from n2nlib.train import sweep
 from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network
 from n2nlib.train.runs import machine
@@ -34,30 +36,8 @@ from n2nlib.train.runs import machine
 
 def default_run(params: Params, **changes: object) -> RunParams:
     """A run of Upsample, MSE and Adam, sharpened, without crops, as `params` trains it, with `changes`."""
-    setting = {"arch": "upsample", "loss": "mse", "optimizer": "adam", "sharpen": True, "crops": False}
-    options = params.ablation
-    schedule = {"learning_rate": options.learning_rates.adam.mse, "epochs": options.epochs}
-    schedule["annealing_steps"] = options.annealing_steps
-    return run_params(params, setting, **({"seed": 0} | schedule | changes))
-
-
-def rate(step: loop.Step, seconds: float) -> float:
-    """Training images per second of `step`, from whole epochs that take at least `seconds`."""
-    seen, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not seen:
-        loop.train_epoch(step)  # reads its loss at the end, so it waits for a GPU
-        seen += step.items
-    return seen / elapsed
-
-
-def worker_rate(run: RunParams, seconds: float) -> float:
-    """Training images per second of this process on one thread, on noise of 32 x 32 pixels."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as `loop.train` sets it
-    images = torch.randint(0, 256, (max(64, 4 * run.batch_size), 3, 32, 32), dtype=torch.uint8)
-    step = loop.Step(run, loop.begin(run, images.device), images, images)
-    loop.train_epoch(step)
-    return rate(step, seconds)
+    setting = {"arch": "upsample", "loss": "mse", "optimizer": "adam", "sharpen": True}
+    return run_without_crops(params, setting, **changes)
 
 
 def plain_loop(width: int, seconds: float) -> float:
@@ -74,11 +54,7 @@ def plain_loop(width: int, seconds: float) -> float:
         optimizer.step()
 
     step()  # warms up
-    seen, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not seen:
-        step()
-        seen += len(noisy)
-    return seen / elapsed
+    return len(noisy) * calls_per_second(step, seconds)
 
 
 def matmul_gflops(seconds: float) -> float:
@@ -110,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median of the rounds is reported")
     arguments = parser.parse_args(argv)
     seconds, rounds = arguments.seconds, range(arguments.rounds)
-    params = load_params(ROOT / "params" / "laptop.yaml", {"device": "cpu"})
+    params, device = load_params(ROOT / "params" / "laptop.yaml", {"device": "cpu"}), torch.device("cpu")
     runs = {
         (width, batch): default_run(params, width=width, batch_size=batch)
         for width in arguments.widths
@@ -126,12 +102,9 @@ def main(argv: list[str] | None = None) -> None:
             for width in arguments.widths:
                 plain[width].append(_in_fresh_process(f"plain_loop({width}, {seconds})"))
             for key, run in runs.items():
-                futures = [
-                    client.submit(worker_rate, run, seconds, workers=[worker], pure=False)
-                    for worker in workers
-                ]
-                ours[key].append(sum(client.gather(futures)))
-    result = {"machine": machine(torch.device("cpu")), "workers": len(workers)}
+                measure = partial(client.submit, images_per_second, run, 32, device, seconds, pure=False)
+                ours[key].append(sum(client.gather([measure(workers=[worker]) for worker in workers])))
+    result = {"machine": machine(device), "workers": len(workers)}
     result |= {"matmul_gflops": round(product, 1), "widths": {}}
     for width in arguments.widths:
         gflop = costs(width).set_index("arch")["forward_backward_gflop"]["upsample"]

@@ -30,7 +30,6 @@ TRAINED_BY = {
     "studies": "07_beyond",
     "best": "07_beyond",
 }
-SECONDS = 1.0  # of training that measure a rate
 
 
 @dataclass
@@ -96,9 +95,11 @@ def runs_to_train(params: Params) -> dict[str, Work]:
     def look(stage: str, planned: list[Planned], _: object, __: Params) -> list[Result]:
         found = []
         for one in planned:
-            pairs, name = sets[one.pairs], runs.run_name(one.run, sets[one.pairs].hash)
+            pairs = sets[one.pairs]
+            name = runs.run_name(one.run, pairs.hash)
             work.names.add(name)
-            if name not in planned_before and not any(runs.RUNS.glob(f"[!.]*/{name}")):
+            seen = any(name in other.missing for other in works.values())
+            if not seen and not any(runs.RUNS.glob(f"[!.]*/{name}")):
                 work.missing[name] = one.run, pairs.params
             found.append(runs.find(runs.RUNS / stage, one.run, pairs.hash))
         if None in found:
@@ -109,7 +110,6 @@ def runs_to_train(params: Params) -> dict[str, Work]:
     vars(chain).update(pairs=sets[""], sets=sets)  # as they are on disk
     for experiment, notebook in TRAINED_BY.items():
         work = works[notebook]
-        planned_before = {name for one in works.values() for name in one.missing}
         try:
             getattr(chain, experiment)
         except _Unknown as unknown:
@@ -126,19 +126,25 @@ def _pairs(options: Params, name: str, params: Params) -> SimpleNamespace:
     return SimpleNamespace(hash=known, params=options, train=clean)
 
 
-def images_per_second(run: RunParams, size: int, device: torch.device) -> float:
-    """Training rate of one process here, from steps on random images."""
+def images_per_second(run: RunParams, size: int, device: torch.device, seconds: float = 1) -> float:
+    """Training rate of one process here, from `seconds` of training on random images."""
     torch.set_num_threads(1)  # as in the processes of a sweep
-    count = max(4 * run.batch_size, 32)
+    torch.set_flush_denormal(True)  # as `loop.train` sets it
+    count = max(4 * run.batch_size, 64)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=device)
     with sweep.stream(device):
         step = loop.Step(run, loop.begin(run, device), images, images)
         loop.train_epoch(step)
-        started, seen = time.monotonic(), 0
-        while time.monotonic() - started < SECONDS:
-            loop.train_epoch(step)
-            seen += step.items
-    return seen / (time.monotonic() - started)
+        return rate(step, seconds)
+
+
+def rate(step: loop.Step, seconds: float) -> float:
+    """Training images per second of `step`, from whole epochs that take at least `seconds`."""
+    seen, started = 0, time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds or not seen:
+        loop.train_epoch(step)  # reads its loss at the end, so it waits for a GPU
+        seen += step.items
+    return seen / elapsed
 
 
 def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> float:
@@ -172,9 +178,7 @@ def print_plan() -> None:
             cells = [f"{len(work.missing)}/{len(work.names)}", f"{work.images:,}", sweep.duration(took)]
         why = "; ".join([*reasons[:3], *[f"{len(reasons) - 3} more"] * (len(reasons) > 3)])
         print(f"{name:<13}{cells[0]:>9}{cells[1]:>13}{cells[2]:>14}  {why or 'up to date'}")
-    missing, images = (
-        sum(len(one.missing) for one in works.values()),
-        sum(one.images for one in works.values()),
-    )
+    missing = sum(len(one.missing) for one in works.values())
+    images = sum(one.images for one in works.values())
     took = sweep.duration(total)
     print(f"\n{missing} runs to train, {images:,} images: about {took} here, besides the notebooks.")
