@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -110,8 +111,7 @@ def evaluate_networks(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
     if there is no such file, or naming a file that is not such a network.
     """
     folder = Path(folder)
-    settings = {path: read_setting(path) for path in sorted(folder.rglob("*.pth"))}
-    settings = {path: setting for path, setting in settings.items() if setting is not None}
+    settings = {path: setting for path in sorted(folder.rglob("*.pth")) if (setting := read_setting(path))}
     if not settings:
         raise UserError(
             f"{relative(folder)}: no file named like L1_Adam_no_sharp_no_crops_20epochs.pth in it or below"
@@ -173,17 +173,8 @@ def side_by_side(table1: pd.DataFrame) -> pd.DataFrame:
     return theirs.merge(ours, "left", ABLATION)
 
 
-def printed_and_measured() -> dict[str, pd.DataFrame]:
-    """What Table I can be compared with: name -> setting and `psnr` (dB) of up to 32 networks."""
-    found = published_networks()
-    return {
-        name: found[[*ABLATION, column]].rename(columns={column: "psnr"}).dropna()
-        for column, name in REFERENCES.items()
-    }
-
-
 def agreement(table1: pd.DataFrame) -> pd.DataFrame:
-    """How our Table I, by both evaluations, agrees with each of `printed_and_measured`.
+    """How our Table I, by both evaluations, agrees with each of `REFERENCES`.
 
     A setting is represented by its median over seeds, so a failed run moves it little. Columns: reference,
     source (which evaluation of ours), arch ("all", "tconv", "upsample"), cells (settings that both have), tau
@@ -194,15 +185,14 @@ def agreement(table1: pd.DataFrame) -> pd.DataFrame:
         if value not in table1:
             continue
         ours = table1.groupby(ABLATION, as_index=False)[value].median()
-        for reference, theirs in printed_and_measured().items():
-            both = ours.merge(theirs, on=ABLATION)
-            for arch in ("all", "tconv", "upsample"):
-                cells = both if arch == "all" else both[both["arch"] == arch]
-                row = {"reference": reference, "source": source, "arch": arch, "cells": len(cells)}
-                if len(cells) > 2:
-                    limits = effects.rank_agreement(cells[value], cells["psnr"])
-                    row |= dict(zip(("tau", "low", "high"), limits, strict=True))
-                    row["mean_abs_diff"] = float((cells[value] - cells["psnr"]).abs().mean())
-                rows.append(row)
+        both = ours.merge(published_networks(), on=ABLATION)
+        for (column, reference), arch in product(REFERENCES.items(), ("all", "tconv", "upsample")):
+            cells = both[both[column].notna() & ((both["arch"] == arch) | (arch == "all"))]
+            row = {"reference": reference, "source": source, "arch": arch, "cells": len(cells)}
+            if len(cells) > 2:
+                limits = effects.rank_agreement(cells[value], cells[column])
+                row |= dict(zip(("tau", "low", "high"), limits, strict=True))
+                row["mean_abs_diff"] = float((cells[value] - cells[column]).abs().mean())
+            rows.append(row)
     columns = ["reference", "source", "arch", "cells", "tau", "low", "high", "mean_abs_diff"]
     return pd.DataFrame(rows, columns=columns)

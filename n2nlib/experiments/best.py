@@ -142,8 +142,8 @@ def references(
         if (reference := other.format(name)) in errors:
             effect = effects.compare(errors[name], errors[reference], photographs)
             about = {"what": f"{name} − {reference}", "photographs": photographs}
-            compared.append(about | effect.difference())
-    return pd.DataFrame(rows), pd.DataFrame(compared)
+            compared.append(about | vars(effect))
+    return pd.DataFrame(rows), pd.DataFrame(compared, columns=["what", "photographs", *effects.DIFFERENCE])
 
 
 def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
@@ -170,10 +170,8 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
     before: np.ndarray | None = None
     for name, results, with_flips in (step for step in steps if step[1]):
         mse = np.stack([_errors(result, pairs, with_flips) for result in results])
-        subsets = [metrics.subset_psnr(one, params.evaluation, params.seed)[0] for one in mse]
-        row = {"model": name, "psnr_mean": np.mean(subsets)}
-        for measure in (metrics.psnr_full, metrics.psnr_per_image):
-            row[measure.__name__] = np.mean([measure(one) for one in mse])
+        measured = pd.DataFrame([metrics.summarize(one, params.evaluation, params.seed) for one in mse])
+        row = {"model": name} | measured.drop(columns="psnr_std").mean().to_dict()
         gain = (np.nan,) * 3
         if before is not None:  # the long run has one seed, and is compared with the run of every seed
             photographs = pairs.photographs("validation")
@@ -247,7 +245,7 @@ images, without any clean one. It is the best model of scale {scale}. A predicti
 ## Training
 - Photographs: {photographs} of {source}, from which {pairs:,} pairs of {size} x {size} pixels were made.
 - {images:,} images of training in {hours:.2f} hours of one process ({machine}): Adam, one-cycle rate
-  up to {rate:g}, batches of {batch}, loss {loss}. best.json has all parameters.
+  up to {learning_rate:g}, batches of {batch_size}, loss {loss}. best.json has all parameters.
 - Every choice was made on other photographs than those that the numbers below are for, if these say "test".
 
 ## Numbers
@@ -269,28 +267,20 @@ def write_card(params: Params, pairs: PairSet) -> Path:
     `pairs` is the pair set that the model was trained on. Raises `UserError` if best.json is missing.
     """
     folder, card = params.reports / "07_beyond", pairs.card
-    about = read_json(folder / "best.json")
-    run, table = about["parameters"], pd.read_csv(folder / "references.csv")
+    about, table = read_json(folder / "best.json"), pd.read_csv(folder / "references.csv")
     rows = [
         f"| {row.method} | {row.psnr_full:.2f} | {row.psnr_per_image:.2f} | {row.ssim:.3f} |"
         for row in table.itertuples()
     ]
     text = CARD.format(
-        arch=run["arch"],
-        width=run["width"],
+        **about["parameters"] | about,  # all that best.json says of the run and its model
         megabytes=(folder / "best.safetensors").stat().st_size / 1e6,
-        scale=about["scale"],
         passes="four passes, the mean over the four flips of the image" if about["flips"] else "one pass",
         photographs=f"{card['photographs']['train']:,}",
         source=photographs_in_words(params),
         pairs=card["counts"]["train"],
         size=pairs.train["noisy_1"].shape[-1],
-        images=about["images"],
         hours=about["seconds"] / 3600,
-        machine=about["machine"],
-        rate=run["learning_rate"],
-        batch=run["batch_size"],
-        loss=run["loss"],
         split=table["split"].iloc[0],
         rows="\n".join(rows),
     )

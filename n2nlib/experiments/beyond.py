@@ -232,7 +232,7 @@ def study_effects(table: pd.DataFrame) -> pd.DataFrame:
         contrasts += [pair for pair in MORE_CONTRASTS if values.columns.isin(pair).sum() == 2]
         for name, reference in contrasts:
             found = effects.single((values[name] - values[reference]).to_numpy())
-            rows.append({"study": study, "what": f"{name} − {reference}"} | found.difference())
+            rows.append({"study": study, "what": f"{name} − {reference}"} | vars(found))
     return pd.DataFrame(rows, columns=["study", "what", *DIFFERENCE])
 
 
@@ -294,20 +294,20 @@ def sizes(studies: Experiment, sets: dict[str, PairSet]) -> pd.DataFrame:
     """
     rows = []
     for name, pairs in sets.items():
-        if not name.endswith("px"):
-            continue
-        size = int(name.removesuffix("px"))
         noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
-        sharp = gradient_energy(clean).sum()
-        blurred = baselines.tuned_blur(noisy, pairs)
-        for method, images in ((baselines.NOISY, noisy), ("Gaussian blur", blurred)):
-            psnr = psnr_full(mse_per_image(images, clean))
-            sharpness = gradient_energy(images).sum() / sharp
-            rows.append({"size": size, "method": method, "psnr_full": psnr, "sharpness": sharpness})
+        size, sharp = clean.shape[-1], gradient_energy(clean).sum()
+        if name != size_name(size):
+            continue
+        classical = {baselines.NOISY: noisy, "Gaussian blur": baselines.tuned_blur(noisy, pairs)}
+        measured = {
+            method: [{"mse": mse_per_image(images, clean), "gradient_energy": gradient_energy(images)}]
+            for method, images in classical.items()
+        }
         for variant in (PLAIN, SHARPENED):
-            measured = [result.errors for result in of_variant(studies, f"{SIZE} {size}", variant)]
-            psnr = np.mean([psnr_full(one["mse"]) for one in measured])
-            sharpness = np.mean([one["gradient_energy"].sum() for one in measured]) / sharp
-            method = f"network, {variant}"
+            trained = of_variant(studies, f"{SIZE} {size}", variant)
+            measured[f"network, {variant}"] = [result.errors for result in trained]
+        for method, found in measured.items():
+            psnr = np.mean([psnr_full(one["mse"]) for one in found])
+            sharpness = np.mean([one["gradient_energy"].sum() for one in found]) / sharp
             rows.append({"size": size, "method": method, "psnr_full": psnr, "sharpness": sharpness})
     return pd.DataFrame(rows, columns=["size", "method", "psnr_full", "sharpness"])

@@ -11,7 +11,7 @@ says nothing about other seeds. Intervals hold for the settings that were traine
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -65,10 +65,6 @@ class Effect:
     gains: int  # pairs with a gain that is established and matters, see `established`
     losses: int
     basis: str  # "seeds", or "one seed" or "two seeds" if the interval says nothing about other seeds
-
-    def difference(self) -> dict[str, object]:
-        """What is left of it for a difference of two models, which has no pairs of settings."""
-        return {name: getattr(self, name) for name in DIFFERENCE}
 
 
 def differences(
@@ -265,8 +261,8 @@ def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> I
         compared = contrast_of(table, factor)
         if compared is not None and value in table:
             what, a, b = compared
-            found = asdict(effect(table, factor, a, b, value))
-            yield {"source": source, "factor": factor, "what": what} | found
+            found = effect(table, factor, a, b, value)
+            yield {"source": source, "factor": factor, "what": what} | vars(found)
 
 
 def _sources(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
@@ -292,7 +288,7 @@ def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.Dat
         for source, table, value in _sources(table1, published1):
             found = interaction(table, factor, other, value) if value in table else None
             if found:
-                rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | asdict(found))
+                rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | vars(found))
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 

@@ -38,8 +38,7 @@ class Chain:
     @cached_property
     def ablation(self) -> Experiment:
         """Table I."""
-        planned = paper_runs.ablation_runs(self.params)
-        return self._experiment("ablation", planned)
+        return self._experiment("ablation", paper_runs.ablation_runs(self.params))
 
     @cached_property
     def ours(self) -> pd.DataFrame:
@@ -55,8 +54,7 @@ class Chain:
     def curves(self) -> Experiment:
         """Fig. 2; the table has a row per epoch."""
         planned = paper_runs.curve_runs(self.params, self.candidates)
-        finished = self._train("curves", planned, self.pairs, self.params)
-        return Experiment(planned, finished, results.collect_curves(planned, finished, self.params))
+        return self._experiment("curves", planned, collect=results.collect_curves)
 
     @cached_property
     def choice(self) -> dict[str, Any]:
@@ -120,10 +118,14 @@ class Chain:
         return models | {one.row["model"]: [best.denoiser(result, flips)] for one, result in long}
 
     def _experiment(
-        self, stage: str, planned: list[Planned], pairs: PairSet | dict[str, PairSet] | None = None
+        self,
+        stage: str,
+        planned: list[Planned],
+        pairs: dict[str, PairSet] | None = None,
+        collect: Callable[..., pd.DataFrame] = results.collect,
     ) -> Experiment:
         finished = self._train(stage, planned, pairs or self.pairs, self.params) if planned else []
-        return Experiment(planned, finished, results.collect(planned, finished, self.params))
+        return Experiment(planned, finished, collect(planned, finished, self.params))
 
 
 def train_everything(params: Params, slim: bool = False) -> list[Result]:

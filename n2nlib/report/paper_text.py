@@ -291,7 +291,7 @@ def studies(params: Params) -> dict[str, str]:
 
 
 def model_differences(params: Params) -> dict[str, dict[str, str]]:
-    """Model -> its difference to the best "classical" method, whose "name" it has, and to its "twin"."""
+    """Model -> its difference from the best "classical" method, whose "name" it has, and from its "twin"."""
     found: dict[str, dict[str, str]] = {best.FINAL: {}, best.BEST: {}}
     for row in tables.load("07_beyond/differences", params).itertuples():
         model, other = row.what.split(" − ")

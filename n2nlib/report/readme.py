@@ -105,8 +105,8 @@ def result_table(folder: Path) -> str:
     )
     if values[best.FINAL] < values[classical]:
         note = (
-            "At this scale the report's network does not reach the best classical method, so the verdicts "
-            f"are about the start of training. {note}"
+            f"At scale {folder.name} the report's network does not reach the best classical method, so the "
+            f"verdicts of that scale are about the start of training. {note}"
         )
     return "\n".join([*lines, "", note])
 
