@@ -47,6 +47,12 @@ def _distinct(values: tuple) -> tuple:
     return values
 
 
+def _growing(scale: tuple[float, float]) -> tuple[float, float]:
+    if not scale[0] < scale[1] <= 1:
+        raise ValueError("allowed: 0 < smallest < largest <= 1")
+    return scale
+
+
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Positive = Annotated[Float, Field(gt=0)]
@@ -66,7 +72,7 @@ Optimizer = Literal["adam", "sgd"]
 Precision = Literal["float32", "bfloat16"]
 Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_distinct)]
 MaybeListed = Annotated[tuple[T, ...], AfterValidator(_distinct)]
-CropScale = Annotated[tuple[Positive, Positive], Field(description="(smallest, largest) share of the area")]
+CropScale = Annotated[tuple[Positive, Positive], AfterValidator(_growing)]  # smallest, largest share of area
 Crops = Annotated[tuple[CropScale, ...], Field(min_length=1)]  # a scale for each crop of an image
 MACHINE = {"device", "sweep"}  # parameters that say where runs are trained, which changes no number
 
@@ -100,15 +106,11 @@ class Pairs(Section):
     def _check(self) -> Pairs:
         if self.source == "folder" and self.path is None:
             raise ValueError("pairs.path = null: source folder needs the path of the folder")
-        if self.source == "ee559":
-            for name in ("test", "resample"):
-                if getattr(self, name):
-                    given = json.dumps(getattr(self, name))
-                    allowed = json.dumps(type(getattr(self, name))(0))
-                    raise ValueError(
-                        f"pairs.{name} = {given}: the course has neither test images nor blocks; "
-                        f"allowed: {allowed}"
-                    )
+        for name, allowed in (("test", "0"), ("resample", "false")):
+            given = json.dumps(getattr(self, name))
+            if self.source == "ee559" and given != allowed:
+                lacks = "the course has neither test images nor blocks"
+                raise ValueError(f"pairs.{name} = {given}: {lacks}; allowed: {allowed}")
         return self
 
 
@@ -130,14 +132,6 @@ class Training(Section):
     global_crop: CropScale
     local_crop: CropScale
     precision: Precision  # of the layers; bfloat16 only where the processor has it, see `network.layer_dtype`
-
-    @model_validator(mode="after")
-    def _check(self) -> Training:
-        for name in ("global_crop", "local_crop"):
-            low, high = getattr(self, name)
-            if not low < high <= 1:
-                raise ValueError(f"training.{name} = [{low}, {high}]: allowed: 0 < smallest < largest <= 1")
-        return self
 
 
 class LossRates(Section):
@@ -223,13 +217,10 @@ class Beyond(Section):
     @model_validator(mode="after")
     def _check(self) -> Beyond:
         for number, scales in enumerate(self.crops):
-            given = f"beyond.crops.{number} = {[list(scale) for scale in scales]}"
-            if not all(low < high <= 1 for low, high in scales):
-                raise ValueError(f"{given}: allowed: 0 < smallest < largest <= 1")
             if self.epochs % len(scales):
-                raise ValueError(
-                    f"{given}: {len(scales)} crops per image do not divide beyond.epochs = {self.epochs}"
-                )
+                given = f"beyond.crops.{number} = {[list(scale) for scale in scales]}"
+                problem = f"{len(scales)} crops per image do not divide beyond.epochs = {self.epochs}"
+                raise ValueError(f"{given}: {problem}")
         return self
 
 
@@ -322,13 +313,10 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def _has(tree: Any, keys: tuple) -> bool:
-    for key in keys:
-        if isinstance(key, int):  # an element of a list; lists are given whole
-            return True
-        if not isinstance(tree, dict) or key not in tree:
-            return False
-        tree = tree[key]
-    return True
+    """Does `tree` hold the value at the end of `keys`? Lists are given whole."""
+    if not keys or not isinstance(tree, dict):
+        return True
+    return keys[0] in tree and _has(tree[keys[0]], keys[1:])
 
 
 def _section(keys: tuple) -> type[BaseModel]:
@@ -352,7 +340,7 @@ def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
         return f"{where}: {named} = {error['input']!r}: unknown key; {hint}allowed: {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"{where}: {named}: missing; every key must have a value"
-    if error["type"] == "value_error" and "=" in str(error["ctx"]["error"]):  # a check that names its key
+    if error["type"] == "value_error" and isinstance(error["input"], dict):  # a section's check names its key
         return f"{'the given parameters over ' if overrides else ''}{source}: {error['ctx']['error']}"
     allowed = error["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     return f"{where}: {named} = {error['input']!r}: {allowed}"
