@@ -357,8 +357,9 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
     try:
         return Params.model_validate_json(json.dumps(tree, default=str))  # strict JSON: lists become tuples
     except ValidationError as error:
-        lines = [_message(one, relative(path), overrides) for one in error.errors()]
-        raise UserError("\n".join(lines)) from None
+        problems = error.errors()  # a list whose elements are all wrong is called too short, too
+        problems = [one for one in problems if one["type"] != "too_short" or not one["input"]]
+        raise UserError("\n".join(_message(one, relative(path), overrides) for one in problems)) from None
 
 
 @cache

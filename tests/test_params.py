@@ -92,10 +92,10 @@ def test_mistakes_are_named(overrides: dict, words: list[str]) -> None:
 
 def test_every_mistake_has_a_line() -> None:
     with pytest.raises(UserError) as caught:
-        load_params(LAPTOP, {"device": "gpu", "ablation": {"epochs": 0, "epoch": 3}})
+        load_params(LAPTOP, {"device": "gpu", "ablation": {"epochs": 0, "epoch": 3, "arch": ["gated"]}})
     lines = str(caught.value).splitlines()
-    assert len(lines) == 3
-    for word in ("device", "ablation.epochs", "ablation.epoch "):
+    assert len(lines) == 4
+    for word in ("device", "ablation.epochs", "ablation.epoch ", "ablation.arch"):
         assert sum(word in line for line in lines) == 1
 
 
