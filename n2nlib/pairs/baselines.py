@@ -9,6 +9,7 @@ use only), and scikit-image's bilateral filter, which does worse than the median
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 
 import numpy as np
@@ -83,18 +84,18 @@ def choose(method: Callable[..., np.ndarray], values: tuple[float, ...], pairs: 
     to adjacent values.
     """
     first, second = (pairs.train[name][:TUNED_ON].numpy() for name in ("noisy_1", "noisy_2"))
-    errors: dict[int, float] = {}
+
+    @cache
+    def error(index: int) -> float:
+        return mse_per_image(method(first, values[index]), second).mean()
+
     step = max(1, (len(values) - 1) // 4)
-    asked = range(0, len(values), step)
-    while True:
-        for index in asked:
-            if index in range(len(values)) and index not in errors:
-                errors[index] = mse_per_image(method(first, values[index]), second).mean()
-        best = min(errors, key=errors.__getitem__)
-        if step == 1:
-            return values[best]
+    best = min(range(0, len(values), step), key=error)
+    while step > 1:
         step //= 2
-        asked = (best - step, best + step)
+        near = (best, best - step, best + step)
+        best = min((index for index in near if index in range(len(values))), key=error)
+    return values[best]
 
 
 def tuned_blur(images: np.ndarray, pairs: PairSet) -> np.ndarray:
