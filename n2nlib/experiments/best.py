@@ -13,7 +13,6 @@ from torch import Tensor
 from n2nlib import metrics
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import beyond, effects
-from n2nlib.experiments.paper_runs import clean_twin
 from n2nlib.experiments.results import Experiment, search_record
 from n2nlib.files import read_json, write_text
 from n2nlib.pairs import baselines
@@ -51,23 +50,17 @@ def best_runs(params: Params) -> list[Planned]:
     options, course = params.best, params.pairs.source == "ee559"
     pairs_count = params.pairs.train if course else options.train
     seed = params.beyond.seeds[0]
-    recipe = {
-        "arch": options.arch,
-        "width": options.width,
-        "loss": options.loss,
-        "batch_size": options.batch_size,
-        "sigma_n": options.sigma_n,
-        "averaging": options.averaging,
-        "precision": options.precision,
-        "resample": options.resample and not course,
-        "epochs": max(1, round(options.images / pairs_count)),
-    }
-    run = beyond.network(params, seed, **(beyond.one_cycle(options.learning_rate) | recipe))
+    recipe = beyond.one_cycle(options.learning_rate) | options.model_dump(
+        include={"arch", "width", "loss", "batch_size", "sigma_n", "averaging", "precision"}
+    )
+    recipe |= {"resample": options.resample and not course}
+    recipe |= {"epochs": max(1, round(options.images / pairs_count))}
+    run = beyond.network(params, seed, **recipe)
     best = Planned({"model": BEST, "seed": seed}, run, "" if course else "best")
     if course or not options.twin:
         return [best]
-    twin = clean_twin(best)
-    return [best, Planned({"model": TWIN.format(BEST), "seed": seed}, twin.run, best.pairs)]
+    twin = run.model_copy(update={"target": "clean"})
+    return [best, Planned({"model": TWIN.format(BEST), "seed": seed}, twin, best.pairs)]
 
 
 def denoiser(result: Result, flips: bool) -> Denoiser:

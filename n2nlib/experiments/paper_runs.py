@@ -28,21 +28,14 @@ def run_params(params: Params, setting: dict[str, Any], seed: int, **schedule: A
     The schedule gives learning_rate, annealing_steps and epochs, and may change any other parameter.
     """
     training = params.training
-    values = {
+    values = {name: setting[name] for name in ("arch", "loss", "optimizer")}
+    values |= training.model_dump(exclude={"tau_sharp", "global_crop", "local_crop"})
+    values |= {
         "seed": seed,
         "width": params.model.width,
-        "arch": setting["arch"],
         "tau_sharp": training.tau_sharp if setting["sharpen"] else 0.0,
-        "loss": setting["loss"],
-        "optimizer": setting["optimizer"],
-        "batch_size": training.batch_size,
-        "warmup": training.warmup,
-        "sigma_n": training.sigma_n,
-        "flips": training.flips,
-        "shared_noise": training.shared_noise,
         "crops": (training.global_crop, training.local_crop) if setting["crops"] else (),
         "resample": params.pairs.resample,
-        "precision": training.precision,
     }
     return RunParams(**(values | schedule))
 
@@ -118,13 +111,13 @@ def choose_candidate(curves: pd.DataFrame, candidates: pd.DataFrame, epochs: int
     A candidate with crops sees every image twice an epoch and is read after half as many. A run that diverged
     before counts with where it ended. `candidates` are ours alone.
     """
-    at_end = {}
-    for row in candidates.to_dict("records"):
+
+    def at_end(row: dict[str, Any]) -> float:
         curve = curves[curves["candidate"] == row["candidate"]]
         short = curve[curve["epoch"] <= _cycle(epochs, row["crops"])]
-        at_end[row["candidate"]] = short.groupby("seed")["psnr_mean"].last().mean()
-    best = max(at_end, key=at_end.__getitem__)
-    return candidates[candidates["candidate"] == best].iloc[0].to_dict()
+        return short.groupby("seed")["psnr_mean"].last().mean()
+
+    return max(candidates.to_dict("records"), key=at_end)
 
 
 def _cycle(epochs: int, crops: bool) -> int:
@@ -204,10 +197,7 @@ def save_model(
         "flips": flips,
         "parameters": result.about["parameters"],
         "metrics": {key: round(value, 4) for key, value in metrics.items() if math.isfinite(value)},
-        "seconds": result.about["seconds"],
-        "images": result.about["images"],
-        "machine": result.about["machine"],
-        "versions": result.about["versions"],
     }
+    about |= {key: result.about[key] for key in ("seconds", "images", "machine", "versions")}
     write_json(path.with_suffix(".json"), about)
     return about
