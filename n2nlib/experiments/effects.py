@@ -26,6 +26,7 @@ PERCENT = f"{100 * CONFIDENCE:.0f} %"
 NORMAL_REACH = float(stats.norm.ppf(TAILS[1]))  # half the width of a normal interval, in standard deviations
 MARGIN = 0.12  # dB, the evaluation spread that the report prints: a smaller difference does not matter
 FEWEST_SEEDS = 3  # for an interval over seeds
+RESAMPLES = 1000  # of a bootstrap
 FEWEST_PHOTOGRAPHS = 20  # behind the images of an interval over images
 AS_TRAINED, AS_REPORT = "psnr_mean", "report_mean"  # the two evaluations of every run
 EVALUATIONS = {"ours, as trained": AS_TRAINED, "ours, as the report evaluated": AS_REPORT}
@@ -175,7 +176,7 @@ def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TR
     return effect_of(found)
 
 
-def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples: int = 1000) -> Effect:
+def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf) -> Effect:
     """Difference of the global PSNR of a and b, dB, from errors of each image, shape seeds x ... x images.
 
     Both are evaluated on the same images with the same seeds. One row, or an array of images alone, stands
@@ -195,7 +196,7 @@ def compare(a: np.ndarray, b: np.ndarray, photographs: float = np.inf, resamples
     each = gaps(np.full((images, 1), 1 / images))[:, 0]
     seeds = len(each)
     count = int(min(photographs, images))
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     weights = drawn[:, np.arange(images) % count].T
     over_images = float(gaps(weights / weights.sum(axis=0)).mean(axis=0).var(ddof=1))
     over_seeds = float(each.var(ddof=1)) / seeds if seeds >= FEWEST_SEEDS else 0.0
@@ -229,7 +230,7 @@ def rank_agreement(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
     values = np.array([a, b], np.float64)
     if min(len(set(each)) for each in values) < 2:
         return (float("nan"),) * 3
-    drawn = np.random.default_rng(0).integers(0, len(a), (1000, len(a)))
+    drawn = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
     resampled = np.array([stats.kendalltau(*values[:, chosen]).statistic for chosen in drawn])
     defined = np.isfinite(resampled)
     known = defined.mean() >= 1 - TAILS[0]
