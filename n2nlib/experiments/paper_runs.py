@@ -87,8 +87,7 @@ def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def candidate_lists(ours: pd.DataFrame, params: Params) -> pd.DataFrame:
     """Table II: our candidates and the report's (1, 2, 3), as far as `curves.lists` asks for them."""
-    report = published.table2().astype({"candidate": str})
-    lists = {"ours": ours, "report": report[["candidate", *CANDIDATE]]}
+    lists = {"ours": ours, "report": published.table2().astype({"candidate": str})}
     return pd.concat([lists[name] for name in params.curves.lists], ignore_index=True)
 
 

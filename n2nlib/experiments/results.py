@@ -10,7 +10,7 @@ import pandas as pd
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
-from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
+from n2nlib.experiments.paper_runs import BASELINE, has_setting
 from n2nlib.files import ROOT
 from n2nlib.metrics import psnr_full, subset_psnr
 from n2nlib.pairs import baselines
@@ -82,7 +82,7 @@ def examples(table1: pd.DataFrame) -> dict[str, int]:
 
     They are the report's baseline and candidates as far as they were trained, first seed, and our best.
     """
-    candidates = published.table2()[["candidate", *ABLATION]].to_dict("records")
+    candidates = published.table2().to_dict("records")
     settings = {"baseline": BASELINE} | {f"candidate {one.pop('candidate')}": one for one in candidates}
     rows = {title: table1.index[has_setting(table1, setting)] for title, setting in settings.items()}
     shown = {title: int(found[0]) for title, found in rows.items() if len(found)}
