@@ -121,16 +121,12 @@ def references(
     photographs = pairs.photographs(split)
     denoised = {name: [found] for name, found in baselines.denoise_all(pairs, split).items()}
     denoised |= {name: [model.predict(noisy) for model in seeds] for name, seeds in models.items()}
-    rows = []
+    rows, errors, compared = [], {}, []
     for name, seeds in denoised.items():
         measured = pd.DataFrame([baselines.baseline_row(name, found, clean) for found in seeds])
         means = measured.drop(columns="method").mean().to_dict()
         rows.append({"split": split, "method": name, "seeds": len(seeds)} | means)
-    errors = {
-        name: np.stack([metrics.mse_per_image(found, clean) for found in seeds])
-        for name, seeds in denoised.items()
-    }
-    compared = []
+        errors[name] = np.stack([metrics.mse_per_image(found, clean) for found in seeds])
     for name, other in product(models, (classical, TWIN)):
         if (reference := other.format(name)) in errors:
             effect = effects.compare(errors[name], errors[reference], photographs)

@@ -92,11 +92,9 @@ def variants(params: Params) -> dict[str, dict[str, dict[str, object]]]:
             "shared": {"sigma_n": sigma, "shared_noise": True},
         }
     if not course:  # its files hold neither photographs nor clean training images
-        targets = {"noisy": {}, "clean": {"target": "clean"}}
         if options.epochs > 1:  # in a single epoch nothing is drawn twice
-            draws = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
-            every[NOISE_DRAWS] = draws
-        every["targets"] = targets
+            every[NOISE_DRAWS] = {"one draw": {"resample": False}, "new in every epoch": {"resample": True}}
+        every["targets"] = targets = {"noisy": {}, "clean": {"target": "clean"}}
         every["targets, as published"] = {name: AS_PUBLISHED | change for name, change in targets.items()}
     return {study: changes for study, changes in every.items() if len(changes) > 1}
 
