@@ -29,6 +29,7 @@ from n2nlib.experiments.claims import (
 )
 from n2nlib.experiments.effects import Effect
 from n2nlib.experiments.paper_runs import has_setting
+from n2nlib.experiments.results import search_record
 
 MEASURES = {claim: measure.effect for claim, (_, measure) in claims.CLAIMS.items()}
 RULES = [better, worse, consistently_better, mixed, no_advantage, similar]
@@ -584,7 +585,7 @@ def test_rates_that_survive_do_not_speak_for_those_that_do_not() -> None:
 
 
 def test_the_records_of_rate_searches_can_be_weighed() -> None:
-    records = {scale: discussion.rate_search(scale) for scale in discussion.SCALES}
+    records = {scale: search_record("rates", scale) for scale in discussion.SCALES}
     assert records["paper"] is not None
     for search in (search for search in records.values() if search is not None):
         results = Results(published.table1(), published.table3(), rate_search=search, noisy_db=19.6)

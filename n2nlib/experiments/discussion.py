@@ -23,7 +23,7 @@ def our_results(chain: Chain) -> Results:
         table1=chain.ablation.table,
         table3=chain.fine_tuning.table,
         curves=chain.curves.table,
-        rate_search=rate_search(chain.params.scale),
+        rate_search=search_record("rates", chain.params.scale),
         noisy_db=chain.pairs.card["noisy_psnr_db"]["validation"]["global"],
         photographs=chain.pairs.photographs("validation"),
         final_psnr=float(chain.final.table["psnr_full"].iloc[0]),
@@ -41,11 +41,6 @@ def plain_network(chain: Chain) -> Network:
     rows = table[~table["sharpen"] & (table["seed"] == table["seed"].min())]
     best = (rows if len(rows) else table)["psnr_full"].idxmax()
     return load_network(chain.ablation.finished[best].model)[0]
-
-
-def rate_search(scale: str) -> pd.DataFrame | None:
-    """The record of `benchmarks.rates`, one row per run; None if this scale has none."""
-    return search_record("rates", scale)
 
 
 def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:

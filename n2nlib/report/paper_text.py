@@ -10,9 +10,9 @@ import pandas as pd
 
 from n2nlib.experiments import authors, best, beyond, claims, effects, published
 from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
-from n2nlib.experiments.discussion import rate_search
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_PHOTOGRAPHS, FEWEST_SEEDS, MARGIN
 from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.experiments.results import search_record
 from n2nlib.files import ROOT, UserError, read_json, relative
 from n2nlib.metrics import PEAK
 from n2nlib.pairs.baselines import NOISY
@@ -61,7 +61,7 @@ def published_length(params: Params) -> pd.DataFrame | None:
         with suppress(UserError):
             return tables.load("06_discussion/claims", longer)
         noisy_db = float(tables.load("01_data/baselines", longer)["psnr_full"][0])
-        search = rate_search(longer.scale)
+        search = search_record("rates", longer.scale)
         results = claims.Results(table1, table1.head(0), rate_search=search, noisy_db=noisy_db)
         return claims.weigh(results, claims.the_report())
     return None
