@@ -19,6 +19,7 @@ from skimage.util import montage
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.files import UserError
+from n2nlib.pairs.baselines import NOISY
 from n2nlib.report import explore, figures, marks, tables
 from n2nlib.report.explore import Record
 
@@ -146,11 +147,9 @@ def curves(known: Collection[pd.DataFrame], noisy: float | None = None) -> Figur
     frame = pd.concat(known)
     figure, axis = plt.subplots(figsize=(figures.PAGE, 2.2))
     sns.lineplot(frame, x="images", y="psnr_full", hue="run", marker="o", ax=axis)
-    handles = axis.get_legend_handles_labels()[0]
     if noisy is not None:
-        axis.axhline(noisy, color=figures.GREY, ls="--", lw=0.9)
-        handles += marks.level_entries({"noisy input": noisy}, decimals=True)
-    axis.legend(handles=handles, loc="lower right")
+        marks.levels(axis.axhline, {f"{NOISY}: {noisy:.2f} dB": noisy})
+    axis.legend(loc="lower right")
     axis.set(xlabel="images seen", ylabel="validation PSNR (dB, global)")
     ends = frame.groupby("run", sort=False)["psnr_full"].last()
     said = "; ".join(f"{name}: {value:.2f} dB" for name, value in ends.items())

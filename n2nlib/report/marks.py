@@ -6,7 +6,7 @@ interval is known, `known` turns it into three rows, whose median and range they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import seaborn as sns
@@ -100,19 +100,13 @@ def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None)
     return [Line2D([], [], color=color, label=name, **styles[name]) for name, color in colors.items()]
 
 
-def line(name: str) -> str:
-    """The style of a reference line: dashed for the noisy input, dotted for a classical method."""
-    return "--" if name.endswith(NOISY) else ":"
+def levels(draw: Callable[..., Line2D], references: Mapping[str, float]) -> list[Line2D]:
+    """Lines for `references` (name -> dB): dashed for the noisy input, dotted for a classical method.
 
-
-def level_entries(references: Mapping[str, float], decimals: bool = False) -> list[Line2D]:
-    """Entries of a legend for the lines of `references` (name -> dB), with their values if `decimals`."""
-    return [
-        Line2D(
-            [], [], color=GREY, ls=line(name), lw=0.9, label=f"{name}: {value:.2f} dB" if decimals else name
-        )
-        for name, value in references.items()
-    ]
+    `draw` is `axhline` or `axvline` of an axis. The lines are entries of a legend, too.
+    """
+    styles = {name: "--" if NOISY in name else ":" for name in references}
+    return [draw(references[name], color=GREY, ls=ls, lw=0.9, label=name) for name, ls in styles.items()]
 
 
 def legend(figure: Figure, frame: pd.DataFrame, entries: Sequence[Artist] = ()) -> None:

@@ -68,11 +68,11 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     figure, axes = plt.subplots(1, len(values), figsize=size, sharex=True, sharey=True, squeeze=False)
     panels = dict(zip(values, axes[0], strict=True))
     style = {"hue": hue, "hue_order": list(colors), "palette": colors, "dodge": DODGE}
+    style |= {"markers": list(markers.values())}
     for value, axis in panels.items():
-        rows = dots[dots[panel] == value]
-        marks.points(axis, rows, order, y="name", **style, markers=list(markers.values()))
-        for name, level in references.items() if value != REPORT else ():
-            axis.axvline(level, color=GREY, ls=marks.line(name), lw=0.9, zorder=1)
+        if value != REPORT:
+            levels = marks.levels(axis.axvline, references)
+        marks.points(axis, dots[dots[panel] == value], order, y="name", **style)
         if len(crosses):
             axis.axvspan(left, low - 0.6 * step, color=PALE, lw=0, zorder=0)
         axis.set(xlabel="PSNR (dB, global)", xlim=(left, high + step), title=value)
@@ -81,7 +81,7 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     for (value, name, one), count in crosses.items():
         y = order.index(name) + shift[one]
         panels[value].text(low - step, y, "×" * count, color=colors[one], **CROSS)
-    entries = marks.handles(colors, markers) + marks.level_entries(references)
+    entries = marks.handles(colors, markers) + levels
     entries += marks.handles({"failed": GREY}, {"failed": "x"}) if len(crosses) else []
     marks.legend(figure, dots, entries)
     return figure

@@ -62,7 +62,8 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
         rows = alive[alive["candidate"].isin(palette)]
         late = rows[rows["epoch"] >= epochs / 4]
         low, high = late["low"].min(), late["high"].max()
-        lines = {name: value for name, value in references.items() if value > low - 0.5 * (high - low)}
+        near = {name: value for name, value in references.items() if value > low - 0.5 * (high - low)}
+        lines = {f"{name}: {value:.2f} dB": value for name, value in near.items()}
         if len(rows):
             style = {"hue": "candidate", "palette": palette, "marker": "o" if epochs < 10 else None}
             style |= {"estimator": "mean", "errorbar": ("pi", 100), "err_kws": {"alpha": 0.15, "lw": 0}}
@@ -74,11 +75,9 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
         else:
             axis.text(0.5, 0.5, "every run failed", ha="center", transform=axis.transAxes)
             axis.set_yticks([])
-        for name, value in lines.items():
-            axis.axhline(value, color=GREY, ls=marks.line(name), lw=0.9)
         counts = {name: f" ({count} failed)" for name, count in failed.items()}
         words = {f"{name}: {labels[name]}{counts.get(name, '')}": color for name, color in palette.items()}
-        entries = marks.handles(words) + marks.level_entries(lines, decimals=True)
+        entries = marks.handles(words) + marks.levels(axis.axhline, lines)
         axis.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.22))
         axis.set(title=title, xlabel="epoch", ylabel="validation PSNR (dB, global)", xlim=(0, epochs * 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
