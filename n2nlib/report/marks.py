@@ -24,6 +24,7 @@ from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 SOURCE_COLORS = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
 SOURCE_MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
 BY_SOURCE = {"hue": "source", "hue_order": list(SOURCE_COLORS), "palette": SOURCE_COLORS}
+POINTS_BY_SOURCE = BY_SOURCE | {"markers": list(SOURCE_MARKERS.values())}
 DIFFERENCE_LABEL = f"difference of PSNR (dB); grey: below {MARGIN} dB"
 INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
 
@@ -72,8 +73,18 @@ def limits(frame: pd.DataFrame) -> tuple[float, float]:
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def fit(axis: Axes, frame: pd.DataFrame, along: str = "x") -> None:
-    """`limits` for axis `along`; intervals of `points` that are longer end in an arrowhead."""
+def band(axis: Axes, along: str = "x") -> None:
+    """Zero, and around it the margin below which an effect counts as none."""
+    span, line = (axis.axvspan, axis.axvline) if along == "x" else (axis.axhspan, axis.axhline)
+    span(-MARGIN, MARGIN, color=PALE, lw=0, zorder=0)
+    line(0, color=GREY, lw=0.8, zorder=0.5)
+
+
+def differences(axis: Axes, frame: pd.DataFrame, **options: object) -> None:
+    """`points` of differences of PSNR over `band`, in `limits`; intervals that are longer have arrowheads."""
+    along = "y" if "x" in options else "x"
+    band(axis, along)
+    points(axis, frame, **options)
     low, high = limits(frame)
     axis.set(**{f"{along}lim": (low, high)})
     left, right = "<>" if along == "x" else "v^"
@@ -85,13 +96,6 @@ def fit(axis: Axes, frame: pd.DataFrame, along: str = "x") -> None:
                     place = 0.97 * edge + 0.03 * (low + high) / 2
                     at = (place, across[0]) if along == "x" else (across[0], place)
                     axis.plot(*at, marker=marker, color=line.get_color(), scalex=False, scaley=False)
-
-
-def band(axis: Axes, along: str = "x") -> None:
-    """Zero, and around it the margin below which an effect counts as none."""
-    span, line = (axis.axvspan, axis.axvline) if along == "x" else (axis.axhspan, axis.axhline)
-    span(-MARGIN, MARGIN, color=PALE, lw=0, zorder=0)
-    line(0, color=GREY, lw=0.8, zorder=0.5)
 
 
 def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None) -> list[Line2D]:

@@ -16,7 +16,7 @@ from n2nlib.experiments import effects as paired
 from n2nlib.experiments import published as the_report
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.report import marks, wording
-from n2nlib.report.figures import BLUE, COLUMN, GREEN, GREY, PAGE, PALE, PINK, described, nothing
+from n2nlib.report.figures import COLUMN, GREEN, GREY, PAGE, PALE, PINK, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
 ARCHES, ARCH_MARKERS = {"TConv": GREEN, "Upsample": PINK}, {"TConv": "o", "Upsample": "s"}
@@ -147,10 +147,7 @@ def effects(frame: pd.DataFrame) -> Figure:
     """
     order = list(dict.fromkeys(frame["what"]))
     figure, axis = plt.subplots(figsize=(PAGE, 0.75 + 0.31 * len(order)))
-    marks.band(axis)
-    style = marks.BY_SOURCE | {"markers": list(marks.SOURCE_MARKERS.values()), "dodge": 0.45}
-    marks.points(axis, frame, order, y="what", **style)
-    marks.fit(axis, frame)
+    marks.differences(axis, frame, order=order, y="what", dodge=0.45, **marks.POINTS_BY_SOURCE)
     axis.set_xlabel(marks.DIFFERENCE_LABEL)
     axis.set_yticks(range(len(order)), [f"← {sides(what)[0]}" for what in order])
     marks.beside(axis, [f"{sides(what)[1]} →" for what in order])
@@ -168,7 +165,7 @@ def failures(frame: pd.DataFrame) -> Figure:
     counts = [f"{row.failed} of {row.runs}" for row in frame.itertuples()]
     percent = {"estimate": 100 * frame["share"], "low": 100 * frame["low"], "high": 100 * frame["high"]}
     figure, axis = plt.subplots(figsize=(COLUMN, 0.4 + 0.19 * len(frame)))
-    marks.points(axis, frame.assign(name=names, **percent), names, y="name", color=BLUE)
+    marks.points(axis, frame.assign(name=names, **percent), names, y="name")
     for row in np.flatnonzero(frame["factor"] != frame["factor"].shift())[1:]:
         axis.axhline(row - 0.5, color=GREY, lw=0.5)
     marks.beside(axis, counts)
@@ -196,11 +193,9 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     frame = pd.DataFrame(found)
     panels = dict(list(frame.groupby(["what", "by"], sort=False)))
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.1), squeeze=False)
-    style = marks.BY_SOURCE | {"markers": list(marks.SOURCE_MARKERS.values()), "dodge": 0.25}
+    style = marks.POINTS_BY_SOURCE | {"dodge": 0.25, "linestyle": "-", "linewidth": 0.9}
     for axis, ((what, _), part) in zip(axes[0], panels.items(), strict=True):
-        marks.band(axis, "y")
-        marks.points(axis, part, x="level", y="estimate", linestyle="-", linewidth=0.9, **style)
-        marks.fit(axis, part, "y")
+        marks.differences(axis, part, x="level", y="estimate", **style)
         axis.set(title=what, xlabel="", ylabel="effect (dB)")
     marks.legend(figure, frame)
     said = marks.listed(frame, "what", "level", "source")

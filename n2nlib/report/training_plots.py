@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import cycle, product
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +21,6 @@ from n2nlib.report import marks, wording
 from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
-PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 TICK_STEPS = [1, 2, 5, 10]  # between ticks
 FRAME = {"fill": False, "ec": ORANGE, "lw": 1.5}
 
@@ -50,7 +49,7 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     alive = frame[last >= noisy]
     spread = alive["psnr_std"].where(alive.groupby("candidate")["seed"].transform("nunique") == 1, 0.0)
     alive = alive.assign(low=alive["psnr_mean"] - spread, high=alive["psnr_mean"] + spread)
-    colors = dict(zip(dict.fromkeys(labels.values()), cycle(PALETTE), strict=False))
+    colors = {label: f"C{number}" for number, label in enumerate(dict.fromkeys(labels.values()))}
     lists = {
         title: {name: colors[label] for name, label in labels.items() if name.isdigit() == theirs}
         for title, theirs in (("our candidates", False), ("the report's candidates", True))
@@ -148,8 +147,8 @@ def measures(frame: pd.DataFrame) -> Figure:
     Columns: kind ("Table I", "Table III", "studies", "classical methods"), psnr_full, psnr_hvs_m (dB), ssim
     and failed.
     """
-    kinds = list(dict.fromkeys(frame["kind"]))
-    colors, markers = (dict(zip(kinds, cycle(styles), strict=False)) for styles in (PALETTE, "os^DvP"))
+    colors = {kind: f"C{number}" for number, kind in enumerate(dict.fromkeys(frame["kind"]))}
+    markers = dict(zip(colors, "os^D", strict=False))
     style = {"hue": "kind", "palette": colors, "style": "kind", "markers": markers, "legend": False}
     alive, failed = frame[~frame["failed"]], frame[frame["failed"]]
     names = ("psnr_hvs_m", "ssim")
@@ -186,10 +185,8 @@ def studies(frame: pd.DataFrame) -> Figure:
         variants = rows["what"].str.partition(" − ")
         first = variants[2].iloc[0]
         names = variants[0].where(variants[2] == first, variants[0] + "\nagainst " + variants[2])
-        marks.band(axis)
-        marks.points(axis, rows.assign(name=names), names, y="name", color=BLUE)
+        marks.differences(axis, rows.assign(name=names), order=names, y="name")
         plt.setp(axis.get_yticklabels(), linespacing=0.9)
-        marks.fit(axis, rows)
         axis.set_title(f"{study}\nagainst {first}" if first else study, loc="right", linespacing=1)
         axis.set_xlabel("")
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
@@ -206,9 +203,7 @@ def budget(frame: pd.DataFrame) -> Figure:
     """
     gains = frame.assign(estimate=frame["gain"]).dropna(subset="gain")
     figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.3 * len(frame)))
-    marks.band(axis)
-    marks.points(axis, gains, frame["model"], y="model", color=BLUE)
-    marks.fit(axis, gains)
+    marks.differences(axis, gains, order=frame["model"], y="model")
     marks.beside(axis, [f"{row.psnr_full:.2f} dB, {row.images:,.0f} images" for row in frame.itertuples()])
     axis.set_xlabel(f"gain of PSNR over the row above (dB); grey: below {MARGIN} dB")
     marks.legend(figure, gains)
@@ -233,9 +228,7 @@ def recipe(search: pd.DataFrame | None) -> Figure:
         start = rows["variant"].iloc[0]
         rows = rows.sort_values("gain", ascending=False).assign(basis=basis(1))
         names = rows["variant"].tolist()
-        marks.band(axis)
-        marks.points(axis, rows[rows["variant"] != start], names, y="variant", color=BLUE)
-        marks.fit(axis, rows)
+        marks.differences(axis, rows[rows["variant"] != start], order=names, y="variant")
         ends = [f"{row.psnr_full:.2f} dB, {row.seconds / 60:.0f} min" for row in rows.itertuples()]
         marks.beside(axis, ends)
         axis.set(title=f"{schedule} training, {rows['images'].max():,.0f} images", xlabel="")
@@ -259,7 +252,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
     )
     ends = frame[frame["images"] == frame["most"]]
     ticks = list(scales) if len(scales) > 1 else [frame["images"].min(), *scales]
-    markers = dict(zip(scales.index, cycle("osD^"), strict=False))
+    markers = dict(zip(scales.index, "osD^", strict=False))
     panels = dict(list(frame.groupby("what", sort=False)))
     figure, axes = _panels(len(panels), 1.4)
     style = {"x": "images", "y": "estimate", **marks.BY_SOURCE, "legend": False}
