@@ -26,7 +26,7 @@ SHARPEN = {False: "trained without sharpening", True: "trained with sharpening"}
 
 
 def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd.DataFrame:
-    """Table I as one row per run and source: its setting, arch in words, source, psnr (dB) and failed.
+    """Table I as one row per run and source: its setting, in words as name, source, psnr (dB) and failed.
 
     Of the published rows those stay whose setting we trained, too. The report's noisy input is the course's.
     """
@@ -39,10 +39,8 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
             for name, (rows, key) in parts.items()
         ]
     )
-    names = {"arch": wording.ARCH, "loss": wording.LOSS, "optimizer": wording.OPTIMIZER}
-    words = {key: long[key].map(name) for key, name in names.items()}
-    words["extra"] = long["crops"].map({True: ", crops", False: ""})
-    return long.assign(**words, sharpened=long["sharpen"].map(SHARPEN)).reset_index(drop=True)
+    names = [wording.setting(row) for row in long.to_dict("records")]
+    return long.assign(name=names, arch=long["arch"].map(wording.ARCH)).reset_index(drop=True)
 
 
 def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Mapping[str, float]) -> Figure:
@@ -94,8 +92,7 @@ def table1(table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str
     (name -> dB on our images) are drawn as lines in our panels and hold "noisy input".
     """
     long = _by_source(table, published, references["noisy input"])
-    sharpened = long["sharpen"].map({True: ", sharpened", False: ""})
-    long["name"] = long["loss"] + ", " + long["optimizer"] + sharpened + long["extra"]
+    long["name"] = long["name"].str.partition(", ")[2]  # the first word is arch, which has a mark of its own
     figure = _table1(long, "source", "arch", TRAINED, references)
     failed = long.loc[long["source"] == TRAINED, "failed"]
     return described(
@@ -113,7 +110,8 @@ def report_evaluation(
     The arguments are those of `table1`. One panel holds what was trained without sharpening, one the rest.
     """
     long = _by_source(table, published, references["noisy input"]).sort_values("sharpen", kind="stable")
-    long["name"] = long["arch"] + ", " + long["loss"] + ", " + long["optimizer"] + long["extra"]
+    long["name"] = long["name"].str.replace(", sharpened", "")
+    long["sharpened"] = long["sharpen"].map(SHARPEN)
     ours = {f"our {name}": value for name, value in references.items()}
     figure = _table1(long, "sharpened", "source", REPORT, ours)
     alive = long[~long["failed"]].pivot_table("psnr", ["name", "sharpened"], "source")
