@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Dither
 from PIL.Image import Image as PillowImage
 from PIL.Image import open as open_image
+from scipy import stats
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import results
@@ -220,12 +221,11 @@ def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spe
 def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
     """Histogram of noisy - clean (uint8 N x 3 x S x S) and a normal distribution of the same spread."""
     error = (np.asarray(noisy).astype(np.int64) - np.asarray(clean)).ravel()
-    sigma, x = error.std(), np.linspace(-150, 150, 301)
-    kurtosis = ((error - error.mean()) ** 4).mean() / sigma**4 - 3
+    sigma, kurtosis, x = error.std(), stats.kurtosis(error), np.linspace(-150, 150, 301)
     figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
     bins = {"binrange": (-256.5, 256.5), "binwidth": 3, "stat": "density", "element": "step"}
     sns.histplot(x=error, **bins, color=BLUE, alpha=0.4, lw=0.8, label="noise", ax=axis)
-    normal = np.exp(-((x / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
+    normal = stats.norm.pdf(x, scale=sigma)
     sns.lineplot(x=x, y=normal, color="black", label=f"normal, σ = {sigma:.1f}", ax=axis)
     axis.set(xlabel="noisy − clean (grey levels)", ylabel="density (per grey level)")
     axis.set(yscale="log", xlim=(-150, 150), ylim=(1e-6, 0.2))
@@ -240,17 +240,17 @@ def noise_distribution(noisy: np.ndarray, clean: np.ndarray) -> Figure:
 def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure:
     """Centre of the noise by grey level, and its spread by local contrast.
 
-    `by_level` has the columns level, mean, error (standard error of the mean) and median, if it is known,
-    `by_contrast` contrast and std; all in grey levels.
+    `by_level` has the columns level, mean, error (standard error of the mean) and median, `by_contrast`
+    contrast and std; all in grey levels.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9))
     left.axhline(0, color=GREY, lw=0.8)
     reach = 1.96 * by_level["error"]
     low, high = by_level["mean"] - reach, by_level["mean"] + reach
     left.fill_between(by_level["level"], low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
-    centres = by_level.melt("level", [name for name in ("mean", "median") if name in by_level])
-    style = {"style": "variable", "markers": ["o", "s"][: centres["variable"].nunique()]}
-    sns.lineplot(centres, x="level", y="value", hue="variable", **style, palette=[BLUE, YELLOW], ax=left)
+    centres = by_level.melt("level", ["mean", "median"])
+    style = {"hue": "variable", "palette": [BLUE, YELLOW], "style": "variable", "markers": ["o", "s"]}
+    sns.lineplot(centres, x="level", y="value", **style, ax=left)
     left.set(xlabel="clean pixel (grey levels)", ylabel="noise (grey levels)", xlim=(0, 255))
     left.legend(title=None)
     sns.lineplot(by_contrast, x="contrast", y="std", marker="o", color=BLUE, ax=right)
