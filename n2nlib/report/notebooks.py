@@ -173,8 +173,7 @@ def write_page(executed: Path, params: Params) -> None:
     }
     template = (TEMPLATES / "page.html.j2").read_text("utf-8")
     exporter = HTMLExporter(raw_template=template, embed_images=True, filters={"boxed": _boxed})
-    for name in ("TagRemovePreprocessor", "CoalesceStreamsPreprocessor"):
-        exporter.register_preprocessor(f"nbconvert.preprocessors.{name}", enabled=True)
+    exporter.register_preprocessor("nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True)
     page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), resources)
     write_text(executed.with_suffix(".html"), page)
 
