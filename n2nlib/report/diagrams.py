@@ -102,26 +102,23 @@ def architecture(width: int, size: int = 32) -> Figure:
     stay = ("image", "pooling", "concatenation", "upsampling")  # drawn below or above the step before
     pitch, row, left = (PAGE - 1.1) / sum(step.kind not in stay for step in steps), 0.5, 0.8
     box, x = 0.8 * pitch, left
-    at: list[tuple[float, float]] = []
+    levels = {side: -row * np.log2(size / side) for side in {step.side for step in steps}}
+    at: list[tuple[float, float, float]] = []  # centre and half the height of the box of each step
     for step in steps:
         x += pitch * (step.kind not in stay)
         # An upsampling is drawn as the arrow from its source into the concatenation that follows.
-        here = (x, -row * np.log2(size / step.side))
+        here = (x, levels[step.side], 0.085 + 0.02 * np.log2(step.side))
         at.append(at[step.sources[0]] if step.kind == "upsampling" else here)
-    heights = {side: 0.085 + 0.02 * np.log2(side) for side in {step.side for step in steps}}
-    low = min(y for _, y in at)
+    low = min(levels.values())
     figure, axis = plt.subplots(figsize=(PAGE, 0.65 - low))
     figure.get_layout_engine().set(w_pad=0, h_pad=0)
     axis.set(xlim=(0, PAGE), ylim=(low - 0.25, 0.4))
     axis.axis("off")
-    for step, (x, y) in zip(steps, at, strict=True):
+    for step, (x, y, height) in zip(steps, at, strict=True):
         if step.kind == "upsampling":
             continue
-        height = heights[step.side]
-        for source in step.sources:
-            (x0, y0), drawn = at[source], steps[source]
+        for x0, y0, reach in (at[source] for source in step.sources):
             if x0 == x:  # up or down to the next row
-                reach = heights[(steps[drawn.sources[0]] if drawn.kind == "upsampling" else drawn).side]
                 sign = np.sign(y - y0)
                 _arrow(axis, (x, y0 + sign * reach), (x, y - sign * height))
             elif step.kind == "concatenation":
@@ -133,16 +130,15 @@ def architecture(width: int, size: int = 32) -> Figure:
         axis.add_patch(Rectangle(corner, box, 2 * height, facecolor=KINDS[step.kind][0]))
         axis.text(x, y, step.channels, ha="center", va="center", color="white")
     words = "then ReLU,\nsharpening and\nclamp to [0, 255]"
-    axis.text(x + box / 2, -heights[size] - 0.06, words, ha="right", va="top", linespacing=1.1)
-    for side in heights:
-        place = (left - box / 2 - 0.1, -row * np.log2(size / side))
-        axis.text(*place, f"{side} × {side}", ha="right", va="center")
+    axis.text(x + box / 2, y - height - 0.06, words, ha="right", va="top", linespacing=1.1)
+    for side, y in levels.items():
+        axis.text(left - box / 2 - 0.1, y, f"{side} × {side}", ha="right", va="center")
     handles = [Rectangle((0, 0), 1, 1, color=color, label=label) for color, label in KINDS.values()]
     axis.legend(handles=handles, loc="lower right", labelspacing=0.3)
     return described(
         figure,
         f"The U-Net of width {width} as a diagram: {size} × {size} pixels are pooled down to "
-        f"{min(heights)} × {min(heights)} and upsampled again; the skips leave the image itself and the "
+        f"{min(levels)} × {min(levels)} and upsampled again; the skips leave the image itself and the "
         "output of each pooling but the last.",
     )
 
@@ -153,7 +149,7 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
     The block is the one with the largest contrast. The noisy versions are those that `draw` makes of the
     whole photograph; the pixels that it chose in the block are outlined.
     """
-    blocks = cells(np.ascontiguousarray(photograph), size, block)
+    blocks = cells(photograph, size, block)
     row, column = np.unravel_index(blocks.std(axis=2).sum(axis=-1).argmax(), (size, size))
     places = np.broadcast_to(np.arange(block**2)[:, None], blocks.shape)  # of each pixel in its block
     images, chosen = {}, {}

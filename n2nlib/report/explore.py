@@ -109,8 +109,7 @@ def add_photographs(
 
 def square(photo: np.ndarray, number: int) -> np.ndarray:
     """A random square of a photograph, the same for the same `number`; 0: the whole photograph."""
-    rng = np.random.default_rng(number)
-    return np.ascontiguousarray(random_square(photo, LIVE_PAIRS["min_crop"], rng) if number else photo)
+    return random_square(photo, LIVE_PAIRS["min_crop"], np.random.default_rng(number)) if number else photo
 
 
 def make_pair(
