@@ -156,11 +156,8 @@ def render_table3(table3: pd.DataFrame, noisy: float) -> pd.DataFrame:
 
     `noisy` is the PSNR (dB) of the noisy validation images.
     """
-    steps = sorted(table3["annealing_steps"].unique())
-    names = {
-        step: {0: "no annealing", 1: "1 annealing step"}.get(step, f"{step} annealing steps")
-        for step in steps
-    }
+    steps = sorted(map(int, table3["annealing_steps"].unique()))
+    names = {step: f"{step} annealing step{'s' * (step > 1)}" if step else "no annealing" for step in steps}
     keys = ["sigma_n", "tau_sharp", "lr0"]
     return _beside_report(table3, keys, "annealing_steps", names, published.table3(), noisy)
 
@@ -220,15 +217,13 @@ def pair_sets(pairs: PairSet) -> pd.DataFrame:
 
 def noise_properties(pairs: PairSet) -> pd.DataFrame:
     """A row for each property of the noise that was tested, in words."""
-    return pd.DataFrame(
-        {
-            "Property": one["name"],
-            "Needed by Noise2Noise": one["needed"],
-            "As expected": one["holds"],
-            "Found": one["words"],
-        }
-        for one in pairs.card["assumptions"]
-    )
+    headers = {
+        "name": "Property",
+        "needed": "Needed by Noise2Noise",
+        "holds": "As expected",
+        "words": "Found",
+    }
+    return pd.DataFrame(pairs.card["assumptions"])[list(headers)].rename(columns=headers)
 
 
 def headline(
