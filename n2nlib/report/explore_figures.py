@@ -86,7 +86,7 @@ def models(
 
 def _tiles(pictures: np.ndarray, rows: int, fill: object) -> np.ndarray:
     """Square pictures, N x S x S (x 3), side by side in `rows` rows, all enlarged to the same size."""
-    times = 96 // pictures.shape[1]
+    times = max(1, 96 // pictures.shape[1])
     enlarged = pictures.repeat(times, 1).repeat(times, 2)
     axis = 3 if pictures.ndim == 4 else None
     return montage(enlarged, fill=fill, padding_width=6, grid_shape=(rows, SHOWN), channel_axis=axis)
