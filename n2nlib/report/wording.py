@@ -273,7 +273,8 @@ def main_finding(found: pd.DataFrame) -> str:
         opening = f"The report's main result, {report}, is a matter of how it was measured."
     else:
         opening = (
-            f"The report's main result is {report}; our results leave open whether the evaluation explains it."
+            f"The report's main result is {report}; our results leave open whether the evaluation explains "
+            "it."
         )
     return (
         f"{opening} Evaluated as trained, sharpening changes the PSNR of our networks by {_effect(trained)}. "
