@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Project
 
+from n2nlib import files
 from n2nlib.files import ROOT, UserError
 from n2nlib.report import verify
 from n2nlib.report.wording import COLUMNS
@@ -98,7 +99,8 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "results"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
-    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    for module in (verify, files):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     return tmp_path / "reports" / "laptop"
 
 
@@ -120,7 +122,9 @@ def test_a_changed_cell_of_any_committed_table_is_found(
         changed.to_csv(path, index=False)
     assert all(one.different for one in verify.verify("laptop")[0])
     assert not verify.print_verification("laptop")
-    assert "Different: more than" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Different: more than what the evaluation explains" in said
+    assert "This scale has one seed" in said
 
 
 def test_what_is_missing(committed: Path) -> None:
