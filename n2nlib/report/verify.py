@@ -162,8 +162,8 @@ def print_verification(scale: str) -> bool:
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
     if lines and _seeds(scale) == 1:
         print(
-            "This scale has one seed, so how far two trainings of a setting lie apart is not known. On another "
-            "machine a training is another one, and such differences are to be expected."
+            "This scale has one seed, so how far two trainings of a setting lie apart is not known. On "
+            "another machine a training is another one, and such differences are to be expected."
         )
     return not lines
 
