@@ -64,7 +64,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)  # mkstemp's files are their owner's alone
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise (full_disk(path, error) or error) from error
+        if full := full_disk(path, error):
+            raise full from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -382,6 +382,16 @@ def test_sharpening_is_a_matter_of_evaluation() -> None:
     assert pd.isna(rows.loc["annealing_no_advantage", "verdict_report_evaluation"])
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_two_evaluations_that_agree_are_one(seeds: int) -> None:
+    """Also where nothing gives an interval, as with a single seed."""
+    table1, curves = _five_seeds().query(f"seed < {seeds}"), _curves({"1": 0.0, "2": 0.3}, seeds)
+    both = (frame.assign(report_mean=frame["psnr_mean"]) for frame in (table1, published.table3(), curves))
+    rows = claims.weigh(Results(*both), claims.the_report())
+    assert rows["ours"].notna().sum() > 10
+    assert rows["verdict_report_evaluation"].isna().all()
+
+
 def test_one_failed_run_changes_no_verdict_about_a_factor() -> None:
     table1 = _five_seeds()
     failed = table1.assign(

@@ -380,7 +380,7 @@ def _judged(claim: str, ours: Results, theirs: Results) -> dict[str, object]:
     if effect:
         row |= {"ours": effect.estimate, "ci_low": effect.low, "ci_high": effect.high}
         row |= {"verdict": _verdict(rule, effect), "basis": effect.basis}
-    if effect and again and again != effect:
+    if effect and again and not pd.Series(vars(again)).equals(pd.Series(vars(effect))):  # NaN equals NaN
         row |= {"verdict_report_evaluation": _verdict(rule, again)}
         row |= {"ours_report_evaluation": again.estimate}
     return row
