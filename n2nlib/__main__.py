@@ -47,7 +47,7 @@ def _scale(arguments: argparse.Namespace) -> None:
     with replacing(ROOT / "params.yaml") as temporary:
         yaml.dump(tree, temporary)
     print(
-        f"params.yaml is now scale {arguments.name}; to undo: "
+        f"params.yaml is now scale {arguments.name}. The committed parameters come back with: "
         "git restore params.yaml dvc.lock reports/metrics.json"
     )
 

@@ -145,7 +145,7 @@ def denoise_files(
         except UserError as error:
             if not many:
                 raise
-            failed[file] = str(error)
+            failed[file] = str(error).removeprefix(f"{file}: ")
     return failed
 
 

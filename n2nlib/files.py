@@ -94,12 +94,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A result that an earlier stage wrote. Raises `UserError` if it is missing or damaged."""
+    """A JSON object of the checkout. Raises `UserError` if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{relative(path)}: missing or damaged ({error}); rebuild it first (dvc repro)"
+            f"{relative(path)}: missing or damaged ({error}); restore it, or rebuild it (dvc repro)"
         ) from error
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _number(value: object) -> object:
-    """YAML reads `1e-3` as text: turn such text into its number, and leave other text to be refused."""
+    """PyYAML, with which papermill reads parameters, takes `1e-3` for text: turn it into its number."""
     if isinstance(value, str) and "e" in value.lower():
         try:
             return float(value)
@@ -62,7 +62,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=32, le=512, multiple_of=32)]  # pixels; five poolings halve the image
-Block = Annotated[int, Field(ge=1, le=16)]
+Block = Annotated[int, Field(ge=2, le=16)]  # pixels; a block of one pixel has no noise
+Width = Annotated[int, Field(ge=2, le=512)]  # channels
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Arch = Literal["tconv", "upsample"]
 AnyArch = Literal["tconv", "upsample", "gated"]  # gated: the network of the best model, not in the report
@@ -117,7 +118,7 @@ class Pairs(Section):
 class Model(Section):
     """Size of the network; the published width is 48."""
 
-    width: Annotated[int, Field(ge=2, le=512)]
+    width: Width
 
 
 class Training(Section):
@@ -164,7 +165,6 @@ class Ablation(Section):
 class Curves(Section):
     """Fig. 2: the best settings of Table I, trained for longer."""
 
-    lists: Listed[Literal["ours", "report"]]  # our candidates A, B, C and the report's 1, 2, 3
     seeds: Listed[Seed]
     candidates: Annotated[int, Field(ge=1, le=26)]
     epochs: Count
@@ -232,7 +232,7 @@ class Best(Section):
     resample: bool  # new noisy versions in every epoch
     permute_channels: bool  # of its training pairs, see section pairs
     arch: AnyArch
-    width: Annotated[int, Field(ge=2, le=512)]
+    width: Width
     loss: AnyLoss
     learning_rate: Positive  # highest rate of the one-cycle schedule
     batch_size: Count

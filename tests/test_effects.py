@@ -181,9 +181,11 @@ def test_effects_of_both_evaluations_stand_beside_the_reports() -> None:
     sharpening = found[found["factor"] == "sharpen"].set_index("source")["estimate"]
     assert sharpening["the report"] == sharpening["ours, as the report evaluated"] == pytest.approx(1.135)
     assert sharpening["ours, as trained"] == pytest.approx(1.135 - 1.2)
+    printed = found[(found["factor"] == "sharpen") & (found["source"] == "the report")].iloc[0]
+    assert (printed["smallest"], printed["largest"]) == pytest.approx((-0.57, 2.83))
     assert set(found["factor"]) == {*effects.TABLE1, *effects.TABLE3}
     both = effects.interactions_table(table1, published.table1())
-    assert len(both) == 9
+    assert len(both) == 3 * len(effects.INTERACTIONS)
     assert (both["pairs"] == 8).all()
 
 
@@ -192,6 +194,18 @@ def test_a_factor_of_zero_is_no_weaker_sharpening() -> None:
     more = pd.concat([table, table[table["tau_sharp"] == 1].assign(tau_sharp=0, psnr_mean=0.0)])
     assert effects.contrast_of(more, "tau_sharp")[1:] == (2, 1)
     assert effects.contrast_of(table[table["tau_sharp"] == 1], "tau_sharp") is None
+
+
+def test_annealing_is_compared_with_none() -> None:
+    table = published.table3()
+    assert effects.contrast_of(table, "annealing_steps")[1:] == (1, 0)
+    assert effects.contrast_of(table[table["annealing_steps"] > 0], "annealing_steps") is None
+
+
+def test_two_runs_of_one_seed_are_refused_beside_copies_of_a_setting() -> None:
+    table = published.table3()
+    with pytest.raises(ValueError, match="two runs of one seed"):
+        effects.effect(pd.concat([table, table]), "lr0", 0.001, 0.0001)
 
 
 def test_failures_by_hand() -> None:

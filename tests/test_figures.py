@@ -205,7 +205,7 @@ def test_examples_name_settings_and_show_the_error_of_each(pair_set: PairSet) ->
 
 
 def test_a_variant_that_is_compared_twice_has_two_rows() -> None:
-    _, axis, _ = studies().axes
+    axis, *_ = studies().axes  # the study with most rows comes first
     assert axis.get_title(loc="right") == "initialisation, L1 and SGD\nagainst TConv"
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["TConv, right fan-in", "Upsample", "TConv, right fan-in\nagainst Upsample"]

@@ -255,7 +255,10 @@ def test_trained_without_notebooks_they_draw_the_same(project: Project) -> None:
         kept = [path.parts[-3] for path in (project.folder / "data/runs").glob("*/*/model.safetensors")]
         assert (kept.count("curves"), kept.count("fine_tuning")) == (0, 2)  # final, twin
         assert 0 < kept.count("ablation") < 10
-        for notebook in ("03_ablation", "05_fine_tuning", "07_beyond"):
+        notebooks = ("03_ablation", "04_candidate_curves", "05_fine_tuning", "06_discussion", "07_beyond")
+        for notebook in notebooks:
+            shutil.rmtree(project.reports() / notebook)
+        for notebook in notebooks:
             output = project.n2n("run", notebook)
             assert "to train (" not in output
         assert project.tables() == tables

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from conftest import NOTEBOOKS
@@ -20,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from n2nlib.files import ROOT, UserError
-from n2nlib.params import sections_of
+from n2nlib.params import Params, sections_of
 from n2nlib.report.readme import write_readme
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -259,6 +260,33 @@ def test_the_readmes_results_are_the_committed_ones(tmp_path: Path) -> None:
     readme.write_text(readme.read_text().replace("<!-- /results -->", "9.99 dB\n<!-- /results -->"))
     with pytest.raises(UserError, match="results"):
         write_readme(check=True, root=tmp_path)
+
+
+def test_scales_that_are_compared_have_the_results_of_their_own_folders() -> None:
+    """Else a scale was rebuilt, and what other scales say of it is old."""
+    keys, values = ["scale", "images", "factor", "source"], ["estimate", "low", "high"]
+    tables = {
+        path.parts[-3]: pd.read_csv(io.BytesIO(_committed(path.relative_to(ROOT).as_posix()))).set_index(keys)
+        for path in ROOT.glob("reports/*/06_discussion/training_length.csv")
+    }
+    for scale, table in tables.items():
+        for other, own in tables.items():
+            rows = table[table.index.get_level_values("scale") == other][values]
+            known = own[own.index.get_level_values("scale") == other][values]
+            pd.testing.assert_frame_equal(rows, known, atol=2e-4, rtol=0, obj=f"{scale} of {other}")
+
+
+def test_notebooks_leave_their_parameters_alone() -> None:
+    """A reader may run the first cells again, which read the parameters."""
+    for path in (path for path in SOURCES if path.stem in NOTEBOOKS):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+                names = {node.id for node in ast.walk(ast.parse(cell.source)) if _is_assigned(node)}
+                assert not names & set(Params.model_fields), path.name
+
+
+def _is_assigned(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def test_what_is_committed_is_scale_laptop() -> None:

@@ -66,22 +66,11 @@ def test_candidates_are_found_and_not_typed() -> None:
     assert _settings(turned) == _settings(worst)
 
 
-@pytest.mark.parametrize(
-    ("lists", "labels"),
-    [
-        (("ours", "report"), "ABC123"),
-        (("ours",), "ABC"),
-        (("report",), "123"),
-        (("report", "ours"), "123ABC"),
-    ],
-)
-def test_curves_are_trained_for_the_lists_asked_for(params: Params, lists: tuple, labels: str) -> None:
-    chosen = params.model_copy(update={"curves": params.curves.model_copy(update={"lists": lists})})
+def test_curves_are_trained_for_both_lists(params: Params) -> None:
     ours = paper_runs.top_candidates(published.table1().iloc[::-1], 3)
-    candidates = paper_runs.candidate_lists(ours, chosen)
-    assert "".join(candidates["candidate"]) == labels
-    planned = paper_runs.curve_runs(chosen, candidates)
-    assert "".join(one.row["candidate"] for one in planned) == labels
+    candidates = paper_runs.candidate_lists(ours)
+    planned = paper_runs.curve_runs(params, candidates)
+    assert "".join(one.row["candidate"] for one in planned) == "ABC123"
     for one, candidate in zip(planned, candidates.to_dict("records"), strict=True):
         assert one.run.arch == candidate["arch"]
         assert bool(one.run.crops) == candidate["crops"]
@@ -154,7 +143,7 @@ def test_the_candidate_is_the_best_after_the_short_cycle() -> None:
 @pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_scale_trains_whole_tables(path: Path) -> None:
     params = load_params(path)
-    candidates = paper_runs.candidate_lists(paper_runs.top_candidates(published.table1(), 3), params)
+    candidates = paper_runs.candidate_lists(paper_runs.top_candidates(published.table1(), 3))
     assert len(paper_runs.ablation_runs(params)) == 32 * len(params.ablation.seeds)
     assert len(paper_runs.curve_runs(params, candidates)) == len(candidates) * len(params.curves.seeds)
     options = params.fine_tuning

@@ -107,7 +107,8 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_changed_cell_of_any_committed_table_is_found(
     committed: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    compared, _ = verify.verify("laptop")
+    compared, _, seeds = verify.verify("laptop")
+    assert seeds == 1
     files = sorted(committed.glob("*/*.csv"))
     assert [one.table for one in compared] == [f"{path.parent.name}/{path.stem}" for path in files]
     assert verify.print_verification("laptop")

@@ -23,7 +23,8 @@ BASELINES = pd.DataFrame({"method": ["noisy input", "median (radius 1)"], "psnr_
 def _effect(source: str, factor: str, estimate: float, reach: float) -> dict[str, object]:
     limits = {"estimate": estimate, "low": estimate - reach, "high": estimate + reach}
     what = effects.TABLE1[factor][0]
-    return {"source": source, "factor": factor, "what": what, "seeds": 3, "basis": "seeds"} | limits
+    pairs = {"smallest": estimate - 2 * reach, "largest": estimate + 2 * reach}
+    return {"source": source, "factor": factor, "what": what, "seeds": 3, "basis": "seeds"} | limits | pairs
 
 
 def _sharpening(trained: float, evaluated: float) -> pd.DataFrame:
@@ -36,8 +37,10 @@ def test_the_main_finding_turns_with_its_evidence() -> None:
     assert "+1.18 dB by sharpening, is a matter of how it was measured" in found
     assert "−0.02 dB [−0.12, +0.08]" in found
     assert "+1.20 dB [+1.10, +1.30] (3 seeds)" in found
-    for trained, evaluated in ((1.0, 1.3), (-0.02, 0.05), (0.05, 0.1)):  # a real gain; none; too near
-        assert "leave open" in wording.main_finding(_sharpening(trained, evaluated))
+    assert "does not depend on how our networks are evaluated" in wording.main_finding(_sharpening(1.0, 1.3))
+    assert "Our networks do not show" in wording.main_finding(_sharpening(-0.02, -0.05))
+    for trained, evaluated in ((0.05, 0.1), (0.1, 1.2), (1.2, -0.02)):
+        assert "leave open where it comes from" in wording.main_finding(_sharpening(trained, evaluated))
     assert "does not compare" in wording.main_finding(_sharpening(0, 1).head(1))
 
 
@@ -50,16 +53,17 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     }
     rows = [claim | {"claim": name, "verdict": verdict} for name, verdict in verdicts.items()]
     rows[1] |= dict.fromkeys(("ours", "ci_low", "ci_high"), float("nan"))
-    found = wording.lasting_finding(pd.DataFrame(rows))
+    effects_found = pd.DataFrame([_effect(TRAINED, "crops", -0.4, 0.3), _effect(EVALUATED, "crops", 1, 0)])
+    found = wording.lasting_finding(pd.DataFrame(rows), effects_found)
     assert "(one seed), these choices change the PSNR: training on crops −0.40 dB [−0.70, −0.10]" in found
-    assert "(claimed: mixed results; not reproduced)" in found
+    assert "(claimed: mixed results; not reproduced; by pairs −1.00 to +0.20 dB)" in found
     assert "Adam" not in found  # not tested
     assert "sharpening" not in found
-    assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]))
+    assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]), effects_found)
     for weaker in ({"ci_high": 0.1}, {"ours": -0.1, "ci_low": -0.11, "ci_high": -0.09}):
-        found = wording.lasting_finding(pd.DataFrame([rows[0] | weaker]))
+        found = wording.lasting_finding(pd.DataFrame([rows[0] | weaker]), effects_found)
         assert (
-            "no choice matters clearly. In the median no difference of 0.12 dB is established for training on"
+            "no choice matters clearly. The median effect is below 0.12 dB or uncertain for training on crops"
             in found
         )
 
@@ -69,27 +73,36 @@ def _at(images: int, estimate: float, scale: str = "s", factor: str = "arch") ->
 
 
 def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
-    changed = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1)]))
+    def said(*rows: dict[str, object]) -> str:
+        return wording.length_finding(pd.DataFrame(rows), "s")
+
+    changed = said(_at(10, 2.0), _at(5000, 0.1))
     assert changed == (
         "On all validation images, between 10 and 5,000 images of training these effects change: "
-        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20] (of one training, "
-        "whose rate may be annealed in between)."
+        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20] (both from the same "
+        "runs, whose rate may drop in between)."
     )
     crops = [_at(10, 0.3, factor="crops"), _at(5000, 0.2, factor="crops")]
-    both = wording.length_finding(pd.DataFrame([_at(10, 2.0), _at(5000, 0.1), *crops]))
-    assert "[0.00, +0.20]; the other effects of Table I do not change clearly (of one training" in both
-    small = wording.length_finding(pd.DataFrame([_at(10, 0.21), _at(5000, 0.1)]))
+    both = said(_at(10, 2.0), _at(5000, 0.1), *crops)
+    assert "[0.00, +0.20]; the other effects of Table I do not change clearly (both from" in both
+    small = said(_at(10, 0.21), _at(5000, 0.1))
     assert "no effect of Table I changes clearly" in small
-    same = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1)]))
-    assert "between 10 and 5,000 images of training no effect of Table I changes clearly (of one" in same
-    longer = wording.length_finding(pd.DataFrame([_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other")]))
+    same = said(_at(10, 0.2), _at(5000, 0.1))
+    assert "between 10 and 5,000 images of training no effect of Table I changes clearly (both" in same
+    longer = said(_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other"))
     assert longer.startswith(same)  # another scale differs in more than its length
     assert (
         "between 5,000 and 90,000 images of training these effects change: TConv − Upsample +0.10" in longer
     )
-    assert longer.endswith("(at scale other: 3 seeds; scales differ in more than the length of training).")
-    shorter = wording.length_finding(pd.DataFrame([_at(5000, 0.1), _at(10, 3.0, "other")]))
+    assert longer.endswith("(at scale other, which differs in more than length).")
+    few = said(_at(5000, 0.1), _at(90_000, 3.0, "other") | {"seeds": 1})
+    assert few == (
+        "Whether the effects at 90,000 images (scale other) are others cannot be tested, because scale other "
+        "has one seed."
+    )
+    shorter = said(_at(10, 3.0, "other"), _at(5000, 0.1))
     assert shorter == "There is one length of training, 5,000 images."
+    assert said(_at(10, 3.0, "other")).startswith("This scale has no two settings")
 
 
 def test_effects_of_every_source_stand_below_each_other() -> None:
@@ -138,7 +151,7 @@ def test_without_a_test_set_numbers_are_said_to_be_read_where_choices_were_made(
 def test_verdicts_on_one_seed_have_no_rate_of_errors() -> None:
     row = {"claim": "adam_better", "verdict": "reproduced", "verdict_report_evaluation": None}
     weighed = pd.DataFrame([row])
-    assert "at most 0.3 of these verdicts wrong" in wording.claims_sentence(weighed, {}, 0.3)
+    assert "chance makes at most 0.3 verdicts wrong" in wording.claims_sentence(weighed, {}, 0.3)
     assert "how many are wrong by chance is not known" in wording.claims_sentence(weighed, {}, 0.0)
 
 

@@ -37,7 +37,7 @@ INITIALISATIONS = {
     FAN_IN: {"arch": "tconv", "init": "fan_in"},
     UPSAMPLE: {"arch": "upsample", "init": "library"},
 }
-MORE_CONTRASTS = ((FAN_IN, UPSAMPLE),)  # beside those with the first variant of a study
+MORE_CONTRASTS = ((FAN_IN, UPSAMPLE),)  # besides those with the first variant of a study
 NOISE_DRAWS = "noise draws"
 SIZE = "image size"  # how the names of the studies of image sizes begin
 
@@ -124,7 +124,10 @@ def initialisation_runs(params: Params) -> list[Planned]:
 
     The library takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). If TConv with
     the right fan-in is level with Upsample, then what differs between the two is a matter of initial weights.
+    No run if Table I lacks one of the two.
     """
+    if not {"tconv", "upsample"} <= set(params.ablation.arch):
+        return []
     table1 = ablation_runs(params)
     return [
         Planned(
@@ -163,7 +166,7 @@ def size_name(size: int) -> str:
 
 
 def set_options(params: Params) -> dict[str, Params]:
-    """The parameters of the pair sets of notebook 07 beside the scale's own, by name.
+    """The parameters of the pair sets of notebook 07 besides the scale's own, by name.
 
     The sets "fresh" (of the study of noise draws) and "best" keep the cells behind their pairs for new noisy
     versions. Every set takes its photographs from the three parts of the scale's own set, and "fresh" and
@@ -172,7 +175,9 @@ def set_options(params: Params) -> dict[str, Params]:
     pairs, best, sizes = params.pairs, params.best, params.beyond.sizes
     if pairs.source == "ee559":
         return {}
-    test = round(pairs.test * sizes.validation / pairs.validation)
+    # In the ratio of the scale's own set, which decides the photographs of each; 0 would leave all of them to
+    # validation.
+    test = max(1, round(pairs.test * sizes.validation / pairs.validation)) if pairs.test else 0
     small = {"block": sizes.block, "train": sizes.train, "validation": sizes.validation, "test": test}
     changes: dict[str, dict[str, object]] = {
         size_name(size): small | {"size": size, "resample": False} for size in sizes.pixels
@@ -219,7 +224,7 @@ def study_effects(table: pd.DataFrame) -> pd.DataFrame:
     """beyond_effects.csv: each variant against the first one of its study, psnr_mean in dB.
 
     The study of initialisation also compares TConv with the right fan-in and Upsample. The differences are
-    paired by seed, and the interval is Student's t over seeds: it is NaN for one seed.
+    paired by seed, and the interval is Student's t over seeds: it is NaN for fewer than three.
     Columns: study, what, estimate, low, high, seeds, basis.
     """
     rows = []
@@ -241,21 +246,25 @@ def of_studies(found: pd.DataFrame, *studies: str) -> pd.DataFrame:
 
 
 def initialisation_answer(found: pd.DataFrame) -> str:
-    """Is TConv's difference from Upsample its initialisation? A sentence for each such study.
+    """Is TConv's difference from Upsample its initialisation? A sentence for each answer of such studies.
 
     `found` is that of `study_effects`.
     """
     rows = found[found["study"].str.startswith(INITIALISATION)]
-    return " ".join(
-        f"With {study.removeprefix(f'{INITIALISATION}, ')}, {_explained(part.set_index('what'))}."
-        for study, part in rows.groupby("study", sort=False)
-    )
+    answers: dict[str, list[str]] = {}
+    for study, part in rows.groupby("study", sort=False):
+        settings = study.removeprefix(f"{INITIALISATION}, ")
+        answers.setdefault(_explained(part.set_index("what")), []).append(settings)
+    return " ".join(f"With {', and with '.join(those)}, {answer}." for answer, those in answers.items())
 
 
 def _explained(contrasts: pd.DataFrame) -> str:
-    before, after = (contrasts.loc[f"{a} − {b}"] for a, b in ((UPSAMPLE, LIBRARY), (FAN_IN, UPSAMPLE)))
+    before, after, moved = (
+        contrasts.loc[f"{a} − {b}"] for a, b in ((UPSAMPLE, LIBRARY), (FAN_IN, UPSAMPLE), (FAN_IN, LIBRARY))
+    )
     if pd.isna([before["low"], after["low"]]).any():
-        return "one seed cannot tell if the initialisation explains how TConv differs from Upsample"
+        seeds = effects.basis(int(before["seeds"]))
+        return f"{seeds} cannot tell if the initialisation explains how TConv differs from Upsample"
     if before["low"] <= 0 <= before["high"] or abs(before["estimate"]) < MARGIN:
         return (
             "no difference of TConv and Upsample is established that matters and that the initialisation "
@@ -266,13 +275,15 @@ def _explained(contrasts: pd.DataFrame) -> str:
             "the initialisation explains how TConv differs from Upsample: with the right fan-in it differs "
             f"by less than {MARGIN} dB"
         )
-    if after["low"] <= 0 <= after["high"]:
+    if after["low"] <= 0 <= after["high"] or abs(after["estimate"]) < MARGIN:
         return (
             "the initialisation may explain how TConv differs from Upsample: with the right fan-in no "
-            "difference is established"
+            "difference that matters is established"
         )
     if (before["estimate"] > 0) == (after["estimate"] > 0):  # the two subtract in opposite directions
         return "the right fan-in reverses the difference of TConv and Upsample"
+    if moved["low"] > 0 if before["estimate"] > 0 else moved["high"] < 0:
+        return "the initialisation explains a part of how TConv differs from Upsample"
     return (
         "the initialisation does not explain how TConv differs from Upsample: with the right fan-in there is "
         "a difference of the same sign"
@@ -292,10 +303,11 @@ def sizes(studies: Experiment, sets: dict[str, PairSet]) -> pd.DataFrame:
     """
     rows = []
     for name, pairs in sets.items():
-        noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
-        size, sharp = clean.shape[-1], gradient_energy(clean).sum()
+        size = pairs.validation["clean"].shape[-1]
         if name != size_name(size):
             continue
+        noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
+        sharp = gradient_energy(clean).sum()
         classical = {baselines.NOISY: noisy, "Gaussian blur": baselines.tuned_blur(noisy, pairs)}
         measured = {
             method: [{"mse": mse_per_image(images, clean), "gradient_energy": gradient_energy(images)}]

@@ -315,8 +315,8 @@ def _bend(psnr: pd.Series) -> pd.Series:
 
 @partial(
     Measure,
-    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's longest runs with rates above 0.001, minus "
-    "that of the noisy input",
+    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's longest runs that all rates above 0.001 have, "
+    "minus that of the noisy input",
 )
 def _high_rates(results: Results) -> Effect | None:
     """A rate that survives a short training may end a long one, so long ones are read if all rates have one.

@@ -8,7 +8,7 @@ from n2nlib.experiments import effects
 from n2nlib.experiments.claims import Results
 from n2nlib.experiments.effects import EVALUATIONS
 from n2nlib.experiments.pipeline import Chain
-from n2nlib.experiments.results import search_record
+from n2nlib.experiments.results import plain_run, search_record
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, load_network
 
@@ -36,11 +36,8 @@ def our_results(chain: Chain) -> Results:
 
 
 def plain_network(chain: Chain) -> Network:
-    """The best network of Table I that was trained without sharpening, first seed; any if there is none."""
-    table = chain.ablation.table
-    rows = table[~table["sharpen"] & (table["seed"] == table["seed"].min())]
-    best = (rows if len(rows) else table)["psnr_full"].idxmax()
-    return load_network(chain.ablation.finished[best].model)[0]
+    """The network of `results.plain_run`."""
+    return load_network(chain.ablation.finished[plain_run(chain.ablation.table)].model)[0]
 
 
 def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:

@@ -50,6 +50,7 @@ INTERACTIONS = {
     ("crops", "sharpen"): "crops, more with sharpening than without",
     ("loss", "sharpen"): "MSE − L1, more with sharpening than without",
     ("loss", "crops"): "MSE − L1, more with crops than without",
+    ("loss", "optimizer"): "MSE − L1, more with Adam than with SGD",
 }
 
 
@@ -66,6 +67,8 @@ class Effect:
     gains: int  # pairs with a gain that is established and matters, see `established`
     losses: int
     basis: str  # "seeds", or "one seed" or "two seeds" if the interval says nothing about other seeds
+    smallest: float = float("nan")  # of the pairs, each the mean over its seeds
+    largest: float = float("nan")
 
 
 def differences(
@@ -78,14 +81,14 @@ def differences(
     """
     keys = [name for name in SETTING_COLUMNS if name in table and name != factor]
     frame = table.assign(seed=table.get("seed", 0))
+    if frame.duplicated([factor, *keys, "seed"]).any():
+        raise ValueError(
+            f"two runs of one seed differ in nothing that is known; known: {', '.join(SETTING_COLUMNS)}"
+        )
     if "sigma_n" in keys:
         keys.remove("sigma_n")
         frame = frame.groupby([factor, *keys, "seed"], as_index=False)[value].median()
     sides = [frame[frame[factor] == side].set_index([*keys, "seed"])[value] for side in (a, b)]
-    if any(side.index.has_duplicates for side in sides):
-        raise ValueError(
-            f"two runs of one seed differ in nothing that is known; known: {', '.join(SETTING_COLUMNS)}"
-        )
     found = (sides[0] - sides[1]).dropna()
     if found.empty:
         raise ValueError(f"no two rows differ in {factor} alone ({a!r} and {b!r})")
@@ -148,8 +151,9 @@ def effect_of(found: pd.DataFrame) -> Effect:
     values = found.to_numpy(np.float64)
     pairs, seeds = values.shape
     better = int((np.nanmedian(values, axis=1) > 0).sum())
-    limits, counts = estimate_and_limits(values), established(values)
-    return Effect(*map(float, limits), seeds, pairs, better, *map(int, counts), basis(seeds))
+    limits, counts = map(float, estimate_and_limits(values)), map(int, established(values))
+    each = np.nanmean(values, axis=1)
+    return Effect(*limits, seeds, pairs, better, *counts, basis(seeds), float(each.min()), float(each.max()))
 
 
 def effect(table: pd.DataFrame, factor: str, a: object, b: object, value: str = AS_TRAINED) -> Effect:
@@ -242,7 +246,7 @@ def contrast_of(table: pd.DataFrame, factor: str) -> tuple[str, object, object] 
     """What is compared of a factor, in words, and its two levels in `table`; None if one is missing.
 
     A parameter of Table III is compared at its largest and its smallest value. A sharpening factor of 0 means
-    a network that does not sharpen, so it is no weaker sharpening.
+    a network that does not sharpen, so it is no weaker sharpening. Annealing is compared with none.
     """
     if factor not in table:
         return None
@@ -250,11 +254,12 @@ def contrast_of(table: pd.DataFrame, factor: str) -> tuple[str, object, object] 
         what, a, b = TABLE1[factor]
     else:
         values = table.loc[table[factor] > 0, factor] if factor == "tau_sharp" else table[factor]
-        what, a, b = TABLE3[factor], values.max(), values.min()
+        what, a, b = TABLE3[factor], values.max(), 0 if factor == "annealing_steps" else values.min()
     return (what, a, b) if a != b and {a, b} <= set(table[factor]) else None
 
 
 EFFECT_COLUMNS = ["source", "factor", "what", "estimate", "low", "high", "seeds", "pairs", "better", "basis"]
+EFFECT_COLUMNS += ["smallest", "largest"]
 
 
 def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> Iterator[dict[str, object]]:
@@ -266,18 +271,22 @@ def _rows(table: pd.DataFrame, factors: list[str], source: str, value: str) -> I
             yield {"source": source, "factor": factor, "what": what} | vars(found)
 
 
-def _sources(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
-    """Source, table and column of each evaluation: both of ours, and the report's."""
-    return [*((source, ours, value) for source, value in EVALUATIONS.items()), (REPORT, theirs, AS_TRAINED)]
+def by_source(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Source -> table and column of means (dB): both evaluations of our runs, and the report's of its own."""
+    return {source: (ours, value) for source, value in EVALUATIONS.items()} | {REPORT: (theirs, AS_TRAINED)}
 
 
 def effects_table(
     table1: pd.DataFrame, table3: pd.DataFrame, published1: pd.DataFrame, published3: pd.DataFrame
 ) -> pd.DataFrame:
-    """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's."""
+    """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's.
+
+    A median says little about pairs that differ much, so the smallest and the largest effect of a pair stand
+    beside it.
+    """
     rows: list[dict[str, object]] = []
     for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
-        for source, table, value in _sources(ours, theirs):
+        for source, (table, value) in by_source(ours, theirs).items():
             rows += _rows(table, list(factors), source, value)
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
@@ -286,7 +295,7 @@ def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.Dat
     """How much more (dB) a factor gains at one level of another factor; columns of effects.csv."""
     rows = []
     for (factor, other), what in INTERACTIONS.items():
-        for source, table, value in _sources(table1, published1):
+        for source, (table, value) in by_source(table1, published1).items():
             found = interaction(table, factor, other, value) if value in table else None
             if found:
                 rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | vars(found))

@@ -85,10 +85,9 @@ def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:
     return best[CANDIDATE].assign(candidate=list(ascii_uppercase[: len(best)]))[["candidate", *CANDIDATE]]
 
 
-def candidate_lists(ours: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Table II: our candidates and the report's (1, 2, 3), as far as `curves.lists` asks for them."""
-    lists = {"ours": ours, "report": published.table2().astype({"candidate": str})}
-    return pd.concat([lists[name] for name in params.curves.lists], ignore_index=True)
+def candidate_lists(ours: pd.DataFrame) -> pd.DataFrame:
+    """Table II: our candidates and the report's (1, 2, 3)."""
+    return pd.concat([ours, published.table2().astype({"candidate": str})], ignore_index=True)
 
 
 def curve_runs(params: Params, candidates: pd.DataFrame) -> list[Planned]:

@@ -48,7 +48,7 @@ class Chain:
     @cached_property
     def candidates(self) -> pd.DataFrame:
         """Table II: our candidates and the report's."""
-        return paper_runs.candidate_lists(self.ours, self.params)
+        return paper_runs.candidate_lists(self.ours)
 
     @cached_property
     def curves(self) -> Experiment:
@@ -59,8 +59,6 @@ class Chain:
     @cached_property
     def choice(self) -> dict[str, Any]:
         """The candidate of ours that is fine-tuned."""
-        if "ours" not in self.params.curves.lists:
-            return self.ours.iloc[0].to_dict()
         epochs = self.params.fine_tuning.epochs
         return paper_runs.choose_candidate(self.curves.table, self.ours, epochs)
 
@@ -139,7 +137,9 @@ def train_everything(params: Params, slim: bool = False) -> list[Result]:
         experiments = [chain.ablation, chain.curves, chain.fine_tuning, *chain.finals, chain.beyond]
     finished = {result.folder: result for one in experiments for result in one.finished}
     if slim:
-        kept = [chain.ablation.finished[row] for row in results.examples(chain.ablation.table).values()]
+        table1 = chain.ablation.table
+        rows = [*results.examples(table1).values(), results.plain_run(table1)]
+        kept = [chain.ablation.finished[row] for row in rows]
         kept += [*chain.final.finished, *chain.twin.finished, *chain.best.finished]
         kept += beyond.read_models(chain.studies)
         for folder in finished.keys() - {result.folder for result in kept}:

@@ -12,7 +12,7 @@ from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
 from n2nlib.experiments.paper_runs import BASELINE, has_setting
 from n2nlib.files import ROOT
-from n2nlib.metrics import psnr_full, subset_psnr
+from n2nlib.metrics import subset_psnr
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
@@ -39,8 +39,8 @@ def search_record(search: str, scale: str) -> pd.DataFrame | None:
 def collect(planned: list[Planned], finished: list[Result], params: Params) -> pd.DataFrame:
     """One row per run: its setting, all its metrics (see `Result.metrics`), its name and what became of it.
 
-    `dead` counts output channels that are zero nearly everywhere: the ReLU behind the last convolution then
-    passes no gradient, and the channel learns nothing more.
+    `dead` counts output channels that are zero in more than half of all pixels: there the ReLU behind the
+    last convolution passes no gradient.
     """
     rows = []
     for one, result in zip(planned, finished, strict=True):
@@ -66,31 +66,38 @@ def collect_curves(planned: list[Planned], finished: list[Result], params: Param
 
 def collect_progress(planned: list[Planned], finished: list[Result]) -> pd.DataFrame:
     """One row per run and validated epoch: its setting, epoch, images, psnr_full and report_full (dB)."""
-    rows = [
-        one.row
-        | {"epoch": epoch, "images": int(history["images"][epoch])}
-        | {"psnr_full": psnr_full(errors["mse"]), "report_full": psnr_full(errors["mse_report"])}
+    measured = ["epoch", "images", "psnr_full", "report_full"]
+    frames = [
+        pd.DataFrame([one.row]).merge(result.history.dropna(subset="psnr_full")[measured], how="cross")
         for one, result in zip(planned, finished, strict=True)
-        for history in [result.history.set_index("epoch")]
-        for epoch, errors in sorted(result.curve.items())
     ]
-    return pd.DataFrame(rows)
+    return pd.concat(frames, ignore_index=True)
 
 
 def examples(table1: pd.DataFrame) -> dict[str, int]:
     """The runs that Fig. 1 shows: title -> row of `table1`.
 
-    They are the report's baseline and candidates as far as they were trained, first seed, and our best.
+    They are the report's baseline and candidates as far as they were trained, first seed, and our best, which
+    may be one of them.
     """
     candidates = published.table2().to_dict("records")
     settings = {"baseline": BASELINE} | {f"candidate {one.pop('candidate')}": one for one in candidates}
     rows = {title: table1.index[has_setting(table1, setting)] for title, setting in settings.items()}
     shown = {title: int(found[0]) for title, found in rows.items() if len(found)}
-    return shown | {"our best": int(table1["psnr_mean"].idxmax())}
+    ours = int(table1["psnr_mean"].idxmax())
+    return {title: row for title, row in shown.items() if row != ours} | {
+        ", ".join([*(title for title, row in shown.items() if row == ours), "our best"]): ours
+    }
+
+
+def plain_run(table1: pd.DataFrame) -> int:
+    """The row of the best network trained without sharpening, first seed; of any network if there is none."""
+    rows = table1[~table1["sharpen"] & (table1["seed"] == table1["seed"].min())]
+    return int((rows if len(rows) else table1)["psnr_full"].idxmax())
 
 
 def pictures(
-    shown: Mapping[str, Denoiser], pairs: PairSet, count: int = 4
+    shown: Mapping[str, Denoiser], pairs: PairSet, count: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Noisy images, blurred ones and what each of `shown` makes of them, and the clean ones.
 

@@ -167,12 +167,6 @@ def best(table: pd.DataFrame) -> tuple[str, float]:
     return row["method"], float(row["psnr_full"])
 
 
-def elsewhere(table: pd.DataFrame, other: pd.DataFrame) -> tuple[str, float]:
-    """The method that is `best` in `table` (validation), and its PSNR (dB) in `other` (test)."""
-    name, _ = best(table)
-    return name, float(other.set_index("method")["psnr_full"][name])
-
-
 def reference_levels(table: pd.DataFrame) -> dict[str, float]:
     """The noisy input and the best classical method of a table of `baselines`: name -> global PSNR (dB)."""
     return {NOISY: float(table["psnr_full"].iloc[0])} | dict([best(table)])

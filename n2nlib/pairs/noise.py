@@ -153,7 +153,7 @@ def _centre(levels: pd.DataFrame, centre: str, limit: float, remark: str) -> Ass
     distance = levels[tested].abs()
     far = bool(((distance > limit) & (distance > CHANCE * levels[error])).any())
     name, needed = f"{centre} zero at every grey level", centre == "mean"
-    if levels.empty:
+    if levels.empty or (not far and CHANCE * levels[error].median() > limit):
         return Assumption(name, needed, None, "too few images to tell")
     worst = levels.loc[levels[centre].abs().idxmax()]
     chance = f" ± {worst['error']:.2f}" if centre == "mean" else ""
@@ -168,12 +168,16 @@ def verdict(measured: list[Assumption]) -> str:
         return f"BROKEN: {'; '.join(broken)}. A network trained on these pairs does not learn clean images."
     if any(one.needed and one.holds is None for one in measured):
         return "There are too few images to tell if the assumptions of Noise2Noise hold."
-    (median,) = (one for one in measured if one.name.startswith("median"))
-    l1 = "zero, too, so L1 aims at the same image"
-    if not median.holds:
-        l1 = f"not zero ({median.words}), so L1 aims at another image where the noise is skewed"
+    mean, median = (
+        next(one for one in measured if one.name.startswith(centre)) for centre in ("mean", "median")
+    )
+    l1 = {
+        True: "The median is zero, too, so L1 aims at the same image.",
+        False: f"The median is not zero ({median.words}), so L1 aims at another image where noise is skewed.",
+        None: "There are too few images to tell if the median is zero, at which L1 aims.",
+    }
     return (
-        "Both assumptions of Noise2Noise hold: the noise has mean zero at every grey level and is "
-        "independent between the versions. MSE therefore has the minimum that clean targets would give it. "
-        f"The median of the noise is {l1}."
+        "Both assumptions of Noise2Noise hold: the noise is independent between the versions, and at no grey "
+        f"level does its mean differ from zero by more than chance and {LARGEST_MEAN:g} grey level "
+        f"({mean.words}). MSE therefore has the minimum that clean targets would give it. {l1[median.holds]}"
     )

@@ -198,8 +198,8 @@ class PairSet:
         return self.train[version]
 
     def photographs(self, split: str) -> int:
-        """How many photographs are behind a split; of course files, which do not say, as many as images."""
-        return self.card["photographs"].get(split, len(getattr(self, split)["noisy_1"]))
+        """How many photographs are behind a split."""
+        return self.card["photographs"][split]
 
     def blocks(self) -> torch.Tensor:
         """The cells behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped.

@@ -192,17 +192,21 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
 def output_layers(image: np.ndarray, tau: float = 1.0) -> Figure:
     """Sharpening and clamp: `image` (3 x S x S in [0, 255]) before and after, one row of it, and the clamp.
 
-    The row is the one whose green sharpening pushes farthest out of [0, 255]; it is drawn before the clamp.
+    The row is the one whose green sharpening pushes farthest out of [0, 255], borders of the image aside; it
+    is drawn before the clamp.
     """
     figure, (before, after, profile, clamp) = plt.subplots(
         1, 4, figsize=(PAGE, 1.65), width_ratios=[1, 1, 1.6, 1.6]
     )
     plain = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     mask = UnsharpMask()(plain[None], tau)[0]
-    row = int((mask - mask.clamp(0, PEAK))[1].abs().sum(dim=1).argmax())
+    border = plain.shape[1] // 8
+    outside = (mask - mask.clamp(0, PEAK))[1].abs().sum(dim=1)
+    row = border + int(outside[border:-border].argmax())
     for axis, picture, title in ((before, plain, "output"), (after, mask, f"sharpened, τ = {tau:g}")):
         show_picture(axis, to_picture(picture.numpy()), title)
-        axis.axhline(row, color="white", lw=0.8, ls=":")
+        for color, dots in (("black", "-"), ("white", ":")):  # visible on any picture
+            axis.axhline(row, color=color, lw=1, ls=dots)
     for rows, color, label in ((plain, GREY, "output"), (mask, ORANGE, "sharpened")):
         profile.plot(rows[1, row], color=color, label=label)
     for level in (0, PEAK):

@@ -137,12 +137,11 @@ def small_pairs() -> tuple[PairSet, torch.Tensor]:
 
 def models(params: Params) -> dict[str, Denoiser]:
     """The committed models by name: the final and the best one of this scale, and the best one of all."""
-    paths = {
-        f"{name}, {params.scale}": params.reports / f"{file}.safetensors" for name, file in COMMITTED.items()
-    }
+    own = {name: params.reports / f"{file}.safetensors" for name, file in COMMITTED.items()}
+    paths = {f"{name}, {params.scale}": path for name, path in own.items() if path.is_file()}
     default = default_model()
-    paths[f"best, {read_json(default.with_suffix('.json'))['scale']}"] = default
-    return {name: Denoiser.load(path) for name, path in paths.items() if path.is_file()}
+    paths.setdefault(f"best, {read_json(default.with_suffix('.json'))['scale']}", default)
+    return {name: Denoiser.load(path) for name, path in paths.items()}
 
 
 def compare_models(

@@ -60,6 +60,14 @@ def live(function: Callable[..., object], button: str = "", **controls: Any) -> 
     return widgets.VBox([widgets.Box(above, layout=widgets.Layout(flex_flow="row wrap")), view])
 
 
+def add_to_menu(menu: Any, known: dict[str, np.ndarray], uploaded: Any, path: str) -> None:
+    """`explore.add_photographs` for the widget `menu` of their names; those that are images are added."""
+    try:
+        explore.add_photographs(known, uploaded, path)
+    finally:
+        menu.options = list(reversed(known))
+
+
 def rendered(shown: object) -> str:
     """HTML of a figure (which is closed), a table, plain text, nothing, or a list of them."""
     if isinstance(shown, Figure):

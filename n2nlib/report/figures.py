@@ -26,6 +26,7 @@ from scipy import stats
 
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import results
+from n2nlib.experiments.effects import NORMAL_REACH
 from n2nlib.experiments.results import Experiment
 from n2nlib.files import replacing
 from n2nlib.metrics import mse_per_image, psnr
@@ -203,7 +204,7 @@ def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spe
     before, after = psnr_texts(np.stack([output, sharpened]), np.stack([clean, clean]))
     show_picture(axes[0], to_picture(output), "output", before)
     show_picture(axes[1], to_picture(sharpened), "sharpened output", after)
-    show_picture(axes[2], to_picture(128 + difference), "difference", "grey: none")
+    show_picture(axes[2], to_picture(128 + difference), "difference", "grey: unchanged")
     palette, dashes = ({name: style[part] for name, style in SPECTRA.items()} for part in (0, 1))
     style = {"hue": "which", "palette": palette, "style": "which", "dashes": dashes, "errorbar": None}
     sns.lineplot(spectra, x="frequency", y="power", **style, ax=axes[3])
@@ -245,7 +246,7 @@ def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9))
     left.axhline(0, color=GREY, lw=0.8)
-    reach = 1.96 * by_level["error"]
+    reach = NORMAL_REACH * by_level["error"]
     low, high = by_level["mean"] - reach, by_level["mean"] + reach
     left.fill_between(by_level["level"], low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
     centres = by_level.melt("level", ["mean", "median"])

@@ -198,6 +198,8 @@ def write_index(params: Params) -> None:
     )
     figure, findings = folder / "03_ablation" / "fig1_examples.svg", folder / "06_discussion" / "readme.md"
     found = findings.read_text("utf-8") if findings.is_file() else ""
+    found = found.replace(f"](reports/{params.scale}/", "](")
+    listed, effects = (_boxed(markdown2html(part)) for part in found.partition("\n\n")[::2])
     links = {"Our paper (PDF)": "paper.pdf", "Headline numbers (JSON)": "06_discussion/metrics.json"}
     there = [page for page in pages() if (folder / page.path).is_file()]
     text = environment.get_template("index.html.j2").render(
@@ -206,7 +208,8 @@ def write_index(params: Params) -> None:
         headlines=_headlines(folder),
         figure=description(figure) if figure.is_file() else None,
         links={words: path for words, path in links.items() if (folder / path).is_file()},
-        findings=_boxed(markdown2html(found.replace(f"](reports/{params.scale}/", "]("))),
+        findings=listed,
+        effects=effects,
         pages=[(page, page.picture(params)) for page in there],
     )
     write_text(folder / "index.html", text)
@@ -228,7 +231,7 @@ def _headlines(folder: Path) -> list[tuple[str, list[str]]]:
         noisy = [float(one["psnr_full"][0]) if len(one) else math.nan for one in (validation, test)]
         values["noisy input"] = noisy
         name, db = baselines.best(validation)
-        test_db = baselines.elsewhere(validation, test)[1] if len(test) else math.nan
+        test_db = float(test.set_index("method")["psnr_full"][name]) if len(test) else math.nan
         values[f"best classical method on validation: {name}"] = [db, test_db]
     found = {name: two for name, two in values.items() if not all(map(math.isnan, two))}
     lowest_first = sorted(found.items(), key=lambda item: (item[0] != "noisy input", item[1][0]))

@@ -10,7 +10,7 @@ from n2nlib.experiments import authors, published
 from n2nlib.experiments.best import PHOTOGRAPHS, photographs_in_words
 from n2nlib.experiments.beyond import crops_name
 from n2nlib.experiments.claims import NOT_TESTED
-from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, EVALUATIONS
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
@@ -31,7 +31,6 @@ ROWS = {"04_candidate_curves": "Fig. 2", "05_fine_tuning": "Table III|final mode
 
 def all_tables(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) -> dict[str, dict]:
     """The tables of the paper by name. Raises `UserError` if a result is missing."""
-    agreement = tables.load("06_discussion/agreement", params).query("arch == 'all'")
     sizes, selection, budget, references = (
         tables.load(f"07_beyond/{name}", params) for name in ("sizes", "selection", "budget", "references")
     )
@@ -40,10 +39,7 @@ def all_tables(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | Non
         "settings": beside_the_report(params, longer is not None),
         "ablation": ablation(params),
         "authors": _authors(params),
-        "agreement": (
-            _across(agreement, ["reference", "cells"], "source", ["tau", "mean_abs_diff"]),
-            ["|ours against", "|n", *_each(["as trained", "sharpened"], ["τ", "dB"])],
-        ),
+        "agreement": _agreement(tables.load("06_discussion/agreement", params)),
         "verdicts": verdicts(weighed, longer),
         "sizes": (
             _across(sizes, ["size"], "method", ["psnr_full", "sharpness"]),
@@ -114,23 +110,24 @@ def settings(params: Params) -> pd.DataFrame:
     part = {"whole": "whole", "square": "a random square", "mixed": "whole once, then random squares"}
     flips = {"image": "drawn for each image", "batch": "drawn once per batch", "none": "none"}
     shared, bfloat16 = "shared by input and target", training.precision == "bfloat16"
+    epochs = published.EPOCHS
     rows = [
         ("Photographs", PHOTOGRAPHS["ee559"], photographs_in_words(params)),
         ("Part of a photograph", "whole", "whole" if pairs.source == "ee559" else part[pairs.train_crop]),
         ("Training pairs", f"{published.PAIRS:,}", f"{pairs.train:,}"),
-        ("Validation pairs", "1,000", f"{pairs.validation:,}"),
+        ("Validation pairs", f"{published.VALIDATION_PAIRS:,}", f"{pairs.validation:,}"),
         ("Test pairs", "none", f"{pairs.test:,}" if pairs.test else "none"),
         ("Noisy versions", "one draw", "new in every epoch" if pairs.resample else "one draw"),
         ("Channels", f"{published.WIDTH}", f"{params.model.width}"),
         ("Batch", "10, 125 and 625†", f"{training.batch_size}"),
         (
             "Epochs, Table I",
-            "20, with crops 10 (code: 20†)",
+            f"{epochs['ablation']}, with crops {epochs['ablation'] // 2} (code: {epochs['ablation']}†)",
             f"{ablation.epochs}, with crops {ablation.crops_epochs}",
         ),
-        ("Epochs, Fig. 2", "200; its plot has 100", f"{params.curves.epochs}"),
-        ("Epochs, Table III", "20", f"{tuning.epochs}"),
-        ("Epochs, final model", "20", f"{tuning.final_epochs}"),
+        ("Epochs, Fig. 2", f"{epochs['curves']}; its plot has 100", f"{params.curves.epochs}"),
+        ("Epochs, Table III", f"{epochs['fine_tuning']}", f"{tuning.epochs}"),
+        ("Epochs, final model", f"{epochs['fine_tuning']}", f"{tuning.final_epochs}"),
         ("Seeds, Table I", "1", f"{len(ablation.seeds)}"),
         ("Adam: rate for L1, MSE", "10⁻⁴, 10⁻⁵†", _rates(adam.l1, adam.mse)),
         ("SGD: rate for L1, MSE", "10⁻⁵, 10⁻⁶†", _rates(sgd.l1, sgd.mse)),
@@ -153,7 +150,7 @@ def settings(params: Params) -> pd.DataFrame:
 def _rates(*rates: float) -> str:
     """ "10⁻⁴, 5 × 10⁻⁶"."""
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    parts = [f"{rate:.1e}".split("e") for rate in rates]
+    parts = [f"{rate:.5e}".split("e") for rate in rates]
     words = [
         f"{float(factor):g}{NBSP}×{NBSP}10{str(int(power)).translate(raised)}" for factor, power in parts
     ]
@@ -188,6 +185,15 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
     ]
     columns = [APRIL_27, MAY_11, "printed", "psnr_full", "report_full", AS_TRAINED, AS_REPORT]
     return found[[*keys, *columns]], [*head, *_each(["theirs, by us", "our own"], two)]
+
+
+def _agreement(agreement: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Kendall's tau over all settings, and the mean distance of each kind of upsampling, dB."""
+    wide = agreement.pivot(index="reference", columns=["arch", "source"], values=["tau", "mean_abs_diff"])
+    kinds = [("tau", "all"), ("mean_abs_diff", "tconv"), ("mean_abs_diff", "upsample")]
+    columns = [(*kind, source) for kind in kinds for source in EVALUATIONS]
+    rows = wide.reindex(agreement["reference"].unique())[columns].reset_index()
+    return rows, ["|ours against", *_each(["τ", "TConv, dB", "Upsample, dB"], ["trained", "sharp."])]
 
 
 def verdicts(weighed: pd.DataFrame, longer: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:

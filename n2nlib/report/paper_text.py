@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from n2nlib.experiments.results import search_record
 from n2nlib.files import ROOT, UserError, read_json, relative
 from n2nlib.metrics import PEAK
 from n2nlib.pairs.baselines import NOISY
+from n2nlib.pairs.baselines import best as best_classical
 from n2nlib.pairs.pair_set import read_card
 from n2nlib.params import Params, load_params
 from n2nlib.report import tables, wording
@@ -27,7 +29,8 @@ APRIL_20, APRIL_27, MAY_11 = "psnr_2022_04_20", "psnr_2022_04_27", "psnr_2022_05
 
 
 def decibels(value: float) -> str:
-    return f"{value:.2f}{NBSP}dB"
+    """ "24.13 dB"; "–" for NaN."""
+    return "–" if pd.isna(value) else f"{value:.2f}{NBSP}dB"
 
 
 def change(estimate: float, low: float = np.nan, high: float = np.nan, unit: str = f"{NBSP}dB") -> str:
@@ -46,8 +49,8 @@ def longest_scale() -> Params:
 def published_length(params: Params) -> pd.DataFrame | None:
     """The claims at the published length of training, which the committed Table I of scale paper has.
 
-    None at scale paper, if there is no such table, and if one of its runs saw fewer images than the report's
-    networks. If it is the only result of scale paper, all other claims are not tested.
+    None at scale paper, if there is no such table, and if its networks saw fewer images than the report's. If
+    it is the only result of scale paper, all other claims are not tested.
     """
     longer = longest_scale()
     if params.scale == longer.scale:
@@ -55,7 +58,7 @@ def published_length(params: Params) -> pd.DataFrame | None:
     with suppress(UserError):
         names = ("table1_ablation", "progress")
         table1, progress = (tables.load(f"03_ablation/{name}", longer) for name in names)
-        seen = progress.groupby([*ABLATION, "seed"])["images"].max()
+        seen = progress.groupby("crops")["images"].max()  # a run that diverged saw fewer than the others
         if seen.min() < published.PAIRS * published.EPOCHS["ablation"]:
             return None
         with suppress(UserError):
@@ -89,12 +92,15 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         raise UserError(f"{relative(params.pairs_folder)}: no pair set here; run notebook 01_data first")
     noisy, seeds = card["noisy_psnr_db"]["validation"]["global"], len(params.ablation.seeds)
     costs = tables.load("02_architecture/network_costs", params)
+    studied = tables.load("07_beyond/beyond_effects", params)
     weights = costs[costs["width"] == params.model.width].set_index("arch")["parameters"]
     psnr = tables.load("07_beyond/references", params).set_index("method")["psnr_full"]
     final, long_run = (
         read_json(params.reports / name) for name in ("05_fine_tuning/final.json", "07_beyond/best.json")
     )
     own, again = claims.on_its_own_tables(claims.the_report()), weighed["verdict_report_evaluation"]
+    images = params.ablation.epochs * params.pairs.train
+    share = images / (published.PAIRS * published.EPOCHS["ablation"])
     return _ablation(params) | {
         "said": {factor: text.replace(" ", NBSP) for factor, text in SAID.items()},
         "source": params.pairs.source,
@@ -115,7 +121,8 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "weights": {arch: f"{count:,}" for arch, count in weights.items()},
         "blur_sigma": f"{BLUR_SIGMA:g}",
         "peak": f"{PEAK:g}",
-        "images": f"{params.ablation.epochs * params.pairs.train:,}",
+        "images": f"{images:,}",
+        "share": f"{100 * share:.2g}{NBSP}%",
         "published_training": published.is_published_training(params),
         "published_images": published.is_published_experiment(params),
         "repeats": params.evaluation.repeats,
@@ -135,17 +142,20 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "best": decibels(psnr[best.BEST]),
         "best_images": f"{long_run['images']:,}",
         "claims": len(weighed),
+        "comparisons": weighed["evidence"].nunique(),
         "verdicts": wording.verdict_counts(weighed),
         "rated": claims.rated_verdicts(weighed),
         "chance_errors": f"{claims.chance_errors(weighed):.1f}",
         "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
-        "initialisation": beyond.initialisation_answer(tables.load("07_beyond/beyond_effects", params)),
+        "initialisation": beyond.initialisation_answer(studied),
+        "initialisation_tested": bool(beyond.of_studies(studied, beyond.INITIALISATION)["low"].notna().any()),
+        "candidates": _listed([*ascii_uppercase[: params.curves.candidates]]),
         "shared": _shared_candidates(params),
-        "sharpness": _sharpness(params),
+        **_sizes(params),
         "cost": decibels(tables.load("07_beyond/selection", params)["cost"].max()),
         "own_tested": len(own),
         "own_not_carried": sum(verdict != REPRODUCED for verdict in own.values()),
-        "longer": None if longer is None else _longer(weighed, longer),
+        "longer": None if longer is None else _longer(longer),
     }
 
 
@@ -157,11 +167,24 @@ def _shared_candidates(params: Params) -> str:
     return ", ".join(f"{row.candidate_x} is candidate {row.candidate_y}" for row in both.itertuples())
 
 
-def _sharpness(params: Params) -> str:
-    """The sharpness of the output of networks that do not sharpen: "0.90 at 32 pixels, 0.91 at 64 pixels"."""
+def _listed(names: list[str]) -> str:
+    """ "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _sizes(params: Params) -> dict[str, str]:
+    """The sharpness of networks that do not sharpen, and how many networks end below their noisy input."""
     sizes = tables.load("07_beyond/sizes", params)
     rows = sizes[sizes["method"] == f"network, {beyond.PLAIN}"]
-    return ", ".join(f"{row.sharpness:.2f} at {row.size} pixels" for row in rows.itertuples(index=False))
+    networks = sizes[sizes["method"].str.startswith("network")]
+    noisy = networks["size"].map(sizes[sizes["method"] == NOISY].set_index("size")["psnr_full"])
+    failed = int((networks["psnr_full"] < noisy).sum())
+    return {
+        "sharpness": ", ".join(
+            f"{row.sharpness:.2f} at {row.size} pixels" for row in rows.itertuples(index=False)
+        ),
+        "sizes_failed": f"{failed} of {len(networks)}" if failed else "",
+    }
 
 
 def _ablation(params: Params) -> dict[str, Any]:
@@ -173,6 +196,8 @@ def _ablation(params: Params) -> dict[str, Any]:
     plain = table1[~table1["sharpen"]].groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
     plain = plain.merge(published.table1().rename(columns={AS_TRAINED: "printed"}), on=ABLATION)
     lost = plain[AS_REPORT] - plain[AS_TRAINED]
+    far = {name: (plain[name] - plain["printed"]).abs() for name in (AS_TRAINED, AS_REPORT)}
+    classical, classical_db = best_classical(tables.load("01_data/baselines", params))
     by = {"l1": plain["loss"] == "l1", "mse": plain["loss"] == "mse"}
     by |= {"crops": plain["crops"], "whole": ~plain["crops"]}
     return {
@@ -182,8 +207,11 @@ def _ablation(params: Params) -> dict[str, Any]:
         "failures": wording.failure_sentence(failures[failures["factor"] == "arch"]),
         "setting": wording.setting(dict(zip(ABLATION, means.idxmax(), strict=True))),
         "highest": decibels(means.max()),
-        "far_trained": decibels((plain[AS_TRAINED] - plain["printed"]).abs().median()),
-        "far_evaluated": decibels((plain[AS_REPORT] - plain["printed"]).abs().median()),
+        "classical": f"{classical} ({decibels(classical_db)})",
+        "below_classical": bool(means.max() < classical_db),
+        "far_trained": decibels(far[AS_TRAINED].median()),
+        "far_evaluated": decibels(far[AS_REPORT].median()),
+        "nearer": f"{(far[AS_REPORT] < far[AS_TRAINED]).sum()} of {len(plain)}",
         "lost": {name: change(lost[part].median()) for name, part in by.items()},
     }
 
@@ -213,15 +241,12 @@ def _evaluated_twice(networks: pd.DataFrame) -> dict[str, str]:
     return {"pairs": str(before.pairs), "before": change(before.estimate), "after": change(after.estimate)}
 
 
-def _longer(weighed: pd.DataFrame, longer: pd.DataFrame) -> dict[str, Any]:
-    """How the claims of scale paper that were tested compare with ours."""
+def _longer(longer: pd.DataFrame) -> dict[str, Any]:
+    """The claims of scale paper that were tested."""
     longer = longer[longer["verdict"] != NOT_TESTED]
-    both = longer.merge(weighed[weighed["verdict"] != NOT_TESTED], on="claim")
     return {
         "verdicts": wording.verdict_counts(longer),
         "tested": len(longer),
-        "both": len(both),
-        "same": int((both["verdict_x"] == both["verdict_y"]).sum()),
         "recorded": trained_with(longest_scale()) is not None,
         "one_seed": bool((longer["basis"] == effects.basis(1)).any()),
     }
@@ -258,6 +283,7 @@ def effects_in_words(params: Params) -> dict[str, dict[str, str]]:
         for row in tables.load(f"06_discussion/{name}", params).itertuples():
             source = row.source.removeprefix("ours, ")
             said = {source: _effect(row), f"{source}, pairs": f"{row.better} of {row.pairs}"}
+            said[f"{source}, range"] = wording.between_pairs(row._asdict()).replace(" dB", f"{NBSP}dB")
             found.setdefault(row.factor, {}).update(said)
     length = tables.load("06_discussion/training_length", params)
     length = length[(length["source"] == wording.TRAINED) & (length["scale"] != params.scale)]

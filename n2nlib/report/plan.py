@@ -167,6 +167,7 @@ def print_plan() -> None:
     params = load_params()
     stages, works = stale_stages(), runs_to_train(params)
     device, rates, total = sweep.pick_device(params.device), {}, 0.0
+    # Runs that share a GPU share its time, too, so only the number of GPUs counts.
     at_once = torch.cuda.device_count() if device.type == "cuda" else sweep.default_workers(params)
     print(f"Scale {params.scale}\n\n{'stage':<13}{'runs':>9}{'images':>13}{'training':>14}  why")
     for name, (command, reasons) in stages.items():

@@ -30,15 +30,11 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
 
     Of the published rows those stay whose setting we trained, too. The report's noisy input is the course's.
     """
+    ours = table.assign(failed=paired.failed(table, noisy))
     theirs = published.merge(table[ABLATION].drop_duplicates())
-    level = {TRAINED: noisy, EVALUATED: noisy, REPORT: the_report.NOISY_PSNR}
-    parts = {TRAINED: (table, "psnr_mean"), EVALUATED: (table, "report_mean"), REPORT: (theirs, "psnr_mean")}
-    long = pd.concat(
-        [
-            rows.assign(source=name, psnr=rows[key], failed=paired.failed(rows, level[name]))
-            for name, (rows, key) in parts.items()
-        ]
-    )
+    theirs = theirs.assign(failed=paired.failed(theirs, the_report.NOISY_PSNR))
+    parts = paired.by_source(ours, theirs).items()
+    long = pd.concat([rows.assign(source=source, psnr=rows[value]) for source, (rows, value) in parts])
     names = [wording.setting(row) for row in long.to_dict("records")]
     return long.assign(name=names, arch=long["arch"].map(wording.ARCH)).reset_index(drop=True)
 
@@ -144,7 +140,7 @@ def effects(frame: pd.DataFrame) -> Figure:
     Marks whose interval says nothing about other seeds (`basis` other than "seeds") are hollow.
     """
     order = list(dict.fromkeys(frame["what"]))
-    figure, axis = plt.subplots(figsize=(PAGE, 0.75 + 0.31 * len(order)))
+    figure, axis = plt.subplots(figsize=(PAGE, 0.75 + 0.28 * len(order)))
     marks.differences(axis, frame, order=order, y="what", dodge=0.45, **marks.POINTS_BY_SOURCE)
     axis.set_xlabel(marks.DIFFERENCE_LABEL)
     axis.set_yticks(range(len(order)), [f"← {sides(what)[0]}" for what in order])
@@ -177,12 +173,11 @@ def interactions(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`.
     """
-    by_source = [(source, table, value) for source, value in paired.EVALUATIONS.items()]
     found = [
         {"what": compared[0], "by": other, "level": wording.level(other, level), "source": source}
         | vars(paired.effect(part, factor, *compared[1:], value))
         for factor, other in paired.INTERACTIONS
-        for source, runs, value in [*by_source, (REPORT, published, paired.AS_TRAINED)]
+        for source, (runs, value) in paired.by_source(table, published).items()
         for level, part in runs.groupby(other)
         if paired.contrast_of(table, factor) and (compared := paired.contrast_of(part, factor))
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from n2nlib.denoiser import BUNDLED_MODEL
-from n2nlib.experiments import best, published
+from n2nlib.experiments import best, effects, published
 from n2nlib.files import ROOT, UserError, read_json, relative, replacing, write_text
 from n2nlib.pairs import baselines
 from n2nlib.params import Params
@@ -29,7 +29,7 @@ SCALES_IN_WORDS = {
 FINDINGS, REFERENCES = "06_discussion/readme.md", "07_beyond/references.csv"  # in reports/<scale>/
 PICTURES = {
     "01_data/noise_schematic.png": "From a photograph to its blocks, and from a block to a noisy pixel",
-    "07_beyond/fig_best.png": "Noisy images, the same by a blur, the final and the best model, clean images",
+    "07_beyond/fig_best.png": "Noisy images, denoised by a blur, the final and the best model, and clean",
 }
 MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
 BEST_MODEL = "07_beyond/best"  # in reports/<scale>/
@@ -49,7 +49,7 @@ def findings(params: Params) -> str:
 
     def with_links(*words: str, files: tuple[str, str]) -> str:
         listed = [f"[{name}](reports/{params.scale}/06_discussion/{name})" for name in files]
-        return f"{' '.join(words)} ({', '.join(listed)})"
+        return f"{' '.join(filter(None, words))} ({', '.join(listed)})"
 
     def measured() -> str:
         words = wording.main_finding(result("effects")), wording.agreement_sentence(result("agreement"))
@@ -57,11 +57,13 @@ def findings(params: Params) -> str:
 
     def lasting() -> str:
         weighed = result("claims")
+        words = wording.lasting_finding(weighed, result("effects"))
+        depending = _or_missing(lambda: wording.dependence_finding(result("interactions")))
         counts = f"Of all claims of the report: {wording.verdict_counts(weighed)}."
-        return with_links(wording.lasting_finding(weighed), counts, files=("effects.png", "claims.csv"))
+        return with_links(words, depending, counts, files=("effects.png", "claims.csv"))
 
     def length() -> str:
-        words = wording.length_finding(result("training_length"))
+        words = wording.length_finding(result("training_length"), params.scale)
         return with_links(words, files=("training_length.png", "training_length.csv"))
 
     def compared() -> str:
@@ -91,7 +93,10 @@ def result_table(folder: Path) -> str:
         return f"The result table is not available: {REFERENCES} is missing (dvc repro)."
     table = pd.read_csv(folder / REFERENCES)
     network = table["method"].str.startswith((best.FINAL, best.BEST))
-    classical, _ = baselines.best(pd.read_csv(folder / "01_data" / "baselines.csv"))
+    measured = folder / "01_data" / "baselines.csv"
+    if not measured.is_file():
+        raise tables.missing(measured)
+    classical, _ = baselines.best(pd.read_csv(measured))
     rows = table[network | table["method"].isin([baselines.NOISY, classical])]
     lines = [f"| {table['split'].iloc[0]} images | PSNR (dB) | PSNR per image (dB) |", "|---|---|---|"]
     lines += [
@@ -127,8 +132,11 @@ def block(root: Path = ROOT) -> str:
     parts = [f"![{PICTURES[name]}](reports/{one}/{name})" for name, one in found.items() if one]
     paper = f"reports/{scale}/paper.pdf"
     details = f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
-    about = f"These are the results of scale *{scale}*: {SCALES_IN_WORDS[scale]}."
-    parts.append(f"{about} Numbers in brackets are 95 % intervals.{details}")
+    parts.append(
+        "Results come from several *scales*, which differ in photographs, networks and length of training. "
+        f"These are those of scale *{scale}*: {SCALES_IN_WORDS[scale]}. Numbers in brackets are "
+        f"{effects.PERCENT} intervals.{details}"
+    )
     parts.append((root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip())
     if compared not in (None, scale):
         parts.append(f"The models are those of scale *{compared}*: {SCALES_IN_WORDS[compared]}.")

@@ -113,11 +113,13 @@ def load(name: str, params: Params) -> pd.DataFrame:
     """
     path = params.reports / f"{name}.csv"
     if not path.is_file():
-        notebook = path.parent.name
-        raise UserError(
-            f"{relative(path)}: missing; run notebook {notebook} first (or everything: dvc repro)"
-        )
+        raise missing(path)
     return pd.read_csv(path, dtype={"candidate": str})
+
+
+def missing(path: Path) -> UserError:
+    """What to tell the user if a result is not there; its folder is named after the notebook to run."""
+    return UserError(f"{relative(path)}: missing; run notebook {path.parent.name} first (or all: dvc repro)")
 
 
 def classical(params: Params, pairs: PairSet) -> pd.DataFrame:
@@ -136,18 +138,22 @@ def show(frame: pd.DataFrame) -> Styler:
     return shown.reset_index(drop=True).style.hide(axis="index")
 
 
-def render_table1(table1: pd.DataFrame, classical: pd.DataFrame) -> pd.DataFrame:
+def render_table1(table1: pd.DataFrame, without_training: pd.DataFrame) -> pd.DataFrame:
     """Table I as the report prints it: a row for each setting, groups of columns for TConv and Upsample.
 
     Each cell is the mean over subsets ± their standard deviation in dB, averaged over the seeds. Runs that
-    end below the noisy input are marked as failed and not averaged. The last two rows need no training.
+    end below the noisy input are marked as failed and not averaged. The last two rows are the noisy input and
+    the best method of `without_training` (baselines.csv).
     """
-    noisy = float(classical["psnr_full"].iloc[0])
+    noisy = float(without_training["psnr_full"].iloc[0])
     keys = ["loss", "optimizer", "sharpen", "crops"]
     rows = _beside_report(table1, keys, "arch", wording.ARCH, published.table1(), noisy)
-    first, ours = rows.columns[0], [column for column in rows.columns if column[1].startswith(TRAINED)]
-    below = [("noisy input", noisy), best_classical(classical)]
-    extra = [{first: name} | dict.fromkeys(ours, f"{value:.2f}") for name, value in below]
+    name, best_db = best_classical(without_training)
+    extra = []
+    for label, here, there in (("noisy input", noisy, f"{published.NOISY_PSNR:.2f}"), (name, best_db, "–")):
+        values = {TRAINED: f"{here:.2f}", EVALUATED: "–", REPORT: there}
+        known = {column: values[column[1].removesuffix(" (dB)")] for column in rows.columns if column[0]}
+        extra.append({rows.columns[0]: label} | known)
     return pd.concat([rows, pd.DataFrame(extra, columns=rows.columns)], ignore_index=True).fillna("")
 
 
@@ -157,7 +163,7 @@ def render_table3(table3: pd.DataFrame, noisy: float) -> pd.DataFrame:
     `noisy` is the PSNR (dB) of the noisy validation images.
     """
     steps = sorted(map(int, table3["annealing_steps"].unique()))
-    names = {step: f"{step} annealing step{'s' * (step > 1)}" if step else "no annealing" for step in steps}
+    names = {step: wording.annealing(step) for step in steps}
     keys = ["sigma_n", "tau_sharp", "lr0"]
     return _beside_report(table3, keys, "annealing_steps", names, published.table3(), noisy)
 
@@ -166,33 +172,33 @@ def _beside_report(
     ours: pd.DataFrame, keys: list[str], across: str, names: dict, report: pd.DataFrame, noisy: float
 ) -> pd.DataFrame:
     """A row for each setting of `keys`; for each value of `across` both evaluations and the report."""
+    ours = ours.assign(failed=effects.failed(ours, noisy))
+    report = report.assign(failed=effects.failed(report, published.NOISY_PSNR))
     settings = ours[keys].drop_duplicates()
     words = wording.readable(settings)
     table = {("", header): words[header] for header in words}
     for value, name in names.items():
         if value not in set(ours[across]):
             continue
-        columns = {TRAINED: (ours, "psnr", noisy), EVALUATED: (ours, "report", noisy)}
-        columns |= {REPORT: (report, "psnr", published.NOISY_PSNR)}
-        for source, (rows, kind, least) in columns.items():
+        for source, (rows, mean) in effects.by_source(ours, report).items():
             of_value = rows[rows[across] == value]
             cells = [
-                _cell(of_value[(of_value[keys] == setting).all(axis=1)], kind, least)
+                _cell(of_value[(of_value[keys] == setting).all(axis=1)], mean)
                 for _, setting in settings.iterrows()
             ]
             table[name, f"{source} (dB)"] = cells
     return pd.DataFrame(table)
 
 
-def _cell(runs: pd.DataFrame, kind: str, noisy: float) -> str:
+def _cell(runs: pd.DataFrame, mean: str) -> str:
     """Mean ± standard deviation over subsets of the runs of a setting that did not fail."""
-    mean, std = f"{kind}_mean", f"{kind}_std"
     if runs.empty or mean not in runs:
         return "–"
-    alive = runs[~effects.failed(runs, noisy)]
+    alive = runs[~runs["failed"]]
     failed = len(runs) - len(alive)
     if alive.empty:
         return "failed"
+    std = mean.replace("_mean", "_std")
     text = f"{alive[mean].mean():.2f} ± {alive[std].mean():.2f}"
     return f"{text} ({failed} of {len(runs)} failed)" if failed else text
 
@@ -235,7 +241,8 @@ def headline(
     """
     path = params.reports / "06_discussion" / "metrics.json"
     noisy = pairs.card["noisy_psnr_db"]
-    final = read_json(params.reports / "05_fine_tuning" / "final.json")["metrics"]
+    about = read_json(params.reports / "05_fine_tuning" / "final.json")
+    final = about["metrics"]
     metrics: dict[str, float | int] = {
         f"noisy_{name}": noisy[split][kind]
         for split, kind, name in (
@@ -252,7 +259,7 @@ def headline(
     kept = (*PSNR, "report_full", "test_full", "test_per_image", "test_report_full")
     metrics |= {f"final_{name}": final[name] for name in kept if pd.notna(final.get(name))}
     write_json(path, metrics)
-    record(path, params, [*table1["run"], *table3["run"]])
+    record(path, params, [*table1["run"], *table3["run"], about["run"]])
     return metrics
 
 

@@ -19,16 +19,22 @@ from n2nlib.experiments.effects import MARGIN, TABLE1, basis
 from n2nlib.experiments.published import NOISY_PSNR
 from n2nlib.report import marks, wording
 from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
-from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
 
 TICK_STEPS = [1, 2, 5, 10]  # between ticks
 FRAME = {"fill": False, "ec": ORANGE, "lw": 1.5}
 
 
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of three, each row `height` inches high."""
-    rows = -(-count // 3)
-    figure, axes = plt.subplots(rows, min(count, 3), figsize=(PAGE, 0.4 + height * rows), squeeze=False)
+def _panels(lines: list[int], height: float, around: float) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel of so many `lines`, `height` inches each, for each item, in rows of three.
+
+    `around` are the inches that a row needs for titles and ticks.
+    """
+    count = len(lines)
+    heights = [height * max(lines[first : first + 3]) + around for first in range(0, count, 3)]
+    size = (PAGE, 0.4 + sum(heights))
+    figure, axes = plt.subplots(
+        len(heights), min(count, 3), figsize=size, squeeze=False, height_ratios=heights
+    )
     for axis in axes.flat[count:]:
         axis.remove()
     return figure, list(axes.flat[:count])
@@ -59,7 +65,7 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     figure, axes = plt.subplots(1, len(lists), figsize=size, squeeze=False)
     for axis, (title, palette) in zip(axes[0], lists.items(), strict=True):
         rows = alive[alive["candidate"].isin(palette)]
-        late = rows[rows["epoch"] >= epochs / 4]
+        late = rows[rows["epoch"] >= rows["epoch"].max() / 4]
         low, high = late["low"].min(), late["high"].max()
         near = {name: value for name, value in references.items() if value > low - 0.5 * (high - low)}
         lines = {f"{name}: {value:.2f} dB": value for name, value in near.items()}
@@ -94,7 +100,7 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     """
     ours = table.assign(failed=effects.failed(table, noisy))
     theirs = published.assign(failed=effects.failed(published, NOISY_PSNR))
-    panels = {TRAINED: (ours, "psnr_mean"), EVALUATED: (ours, "report_mean"), REPORT: (theirs, "psnr_mean")}
+    panels = effects.by_source(ours, theirs)
     rows, columns = ["tau_sharp", "lr0"], ["annealing_steps", "sigma_n"]
     shape = ours.groupby(rows + columns).size().unstack(columns)
     taus, steps = shape.index.get_level_values(0), shape.columns.get_level_values(0)
@@ -103,7 +109,7 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     highest = max(runs[key].max() for runs, key in panels.values())
     colors = sns.light_palette(BLUE, as_cmap=True)
     style = {"cmap": colors, "cbar": False, "vmin": highest - 2, "vmax": highest}
-    style |= {"lw": 0.4, "fmt": "", "annot_kws": {"fontsize": 6.3, "color": "black"}, "yticklabels": names}
+    style |= {"lw": 0.4, "fmt": "", "annot_kws": {"fontsize": 6.3}, "yticklabels": names}
     style |= {"xticklabels": [f"{sigma:g}" for _, sigma in shape.columns]}
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 1.1 + 0.17 * len(shape)), sharey=True)
     said, crosses = [], 0
@@ -179,8 +185,8 @@ def studies(frame: pd.DataFrame) -> Figure:
     """
     if frame.empty:
         return nothing("This scale leaves the studies out.")
-    panels = dict(list(frame.groupby("study", sort=False)))
-    figure, axes = _panels(len(panels), 1.1)
+    panels = dict(sorted(frame.groupby("study", sort=False), key=lambda panel: -len(panel[1])))
+    figure, axes = _panels([len(rows) for rows in panels.values()], 0.19, 0.56)
     for axis, (study, rows) in zip(axes, panels.items(), strict=True):
         variants = rows["what"].str.partition(" − ")
         first = variants[2].iloc[0]
@@ -254,7 +260,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
     ticks = list(scales) if len(scales) > 1 else [frame["images"].min(), *scales]
     markers = dict(zip(scales.index, "osD^", strict=False))
     panels = dict(list(frame.groupby("what", sort=False)))
-    figure, axes = _panels(len(panels), 1.4)
+    figure, axes = _panels([1] * len(panels), 0.85, 0.45)
     style = {"x": "images", "y": "estimate", **marks.BY_SOURCE, "legend": False}
     dots = marks.INTERVAL | {"style": "scale", "markers": markers, "dashes": False, "mew": 0.3}
     dots |= {"err_kws": {"alpha": 0.15, "lw": 0}}

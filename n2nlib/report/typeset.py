@@ -18,7 +18,6 @@ from n2nlib.files import ROOT, UserError, git, read_json, relative, replacing, w
 from n2nlib.params import Params
 from n2nlib.report import paper_tables, paper_text, tables
 from n2nlib.report.notebooks import description, write_index
-from n2nlib.train import runs
 from n2nlib.train.sweep import duration
 
 SOURCE = ROOT / "reports" / "paper.typ"
@@ -80,8 +79,7 @@ def _figure(name: str, params: Params) -> dict[str, str]:
     """Path and description of a figure. Raises `UserError` if it is missing."""
     path = params.reports / f"{name}.svg"
     if not path.is_file():
-        notebook = path.parent.name
-        raise UserError(f"{relative(path)}: missing; run notebook {notebook} first (or all: dvc repro)")
+        raise tables.missing(path)
     return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
 
 
@@ -95,8 +93,7 @@ def _about(params: Params) -> dict[str, Any]:
     names = set().union(*runs_of.values())
     # Notebooks from 06 on reproduce nothing of the report.
     reproducing = set().union(*(these for notebook, these in runs_of.items() if notebook < "06"))
-    trained = [path for path in runs.RUNS.glob("[!.]*/*/run.json") if path.parent.name in names]
-    seconds = {path.parent.name: read_json(path)["seconds"] for path in trained}
+    seconds = {name: value for one in found.values() for name, value in one.get("seconds", {}).items()}
     photographs = " PHOTOS=<folder>" if params.pairs.source == "folder" else ""
     return {
         "title": citation["title"],
@@ -109,7 +106,7 @@ def _about(params: Params) -> dict[str, Any]:
         "runs": f"{len(names):,}",
         "reproducing": f"{len(reproducing):,}",
         "further": f"{len(names - reproducing):,}",
-        "time": duration(sum(seconds.values())) if len(seconds) == len(names) else "",
+        "time": duration(sum(seconds.values())) if names <= set(seconds) else "",
         "machines": "; ".join(sorted({machine for one in found.values() for machine in one["machines"]})),
         "versions": ", ".join(
             f"{name} {version}" for name, version in list(found.values())[-1]["versions"].items()

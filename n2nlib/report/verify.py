@@ -114,10 +114,12 @@ def _read(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
-def verify(scale: str) -> tuple[list[Comparison], float]:
-    """Compare every committed CSV of reports/<scale>/ with the file on disk; also the tolerance in dB.
+def verify(scale: str) -> tuple[list[Comparison], float, int]:
+    """Compare every committed CSV of reports/<scale>/ with the file on disk.
 
-    Raises `UserError` if the last commit has none, or if one is missing on disk.
+    Also returned are the tolerance of what was trained (dB) and the number of seeds of the committed Table I,
+    which gives it; both are 0 without one. Raises `UserError` if the last commit holds no CSV, or if one is
+    missing on disk.
     """
     folder = f"reports/{scale}"
     names = git("ls-tree", "-r", "--name-only", "HEAD", f"{folder}/").split("\n")
@@ -127,16 +129,17 @@ def verify(scale: str) -> tuple[list[Comparison], float]:
     missing = [name for name in committed if not (ROOT / name).is_file()]
     if missing:
         raise UserError(f"{missing[0]}: missing; rebuild it first (dvc repro)")
-    table1 = committed.get(f"{folder}/03_ablation/table1_ablation.csv")
-    decibels = spread(pd.read_csv(io.StringIO(table1))) if table1 else 0.0
-    subsets = _subsets(folder)
+    decibels, seeds, subsets = 0.0, 0, _subsets(folder)
+    if text := committed.get(f"{folder}/03_ablation/table1_ablation.csv"):
+        table1 = pd.read_csv(io.StringIO(text))
+        decibels, seeds = spread(table1), table1["seed"].nunique()
     compared = []
     for name, text in committed.items():
         short = name.removeprefix(f"{folder}/").removesuffix(".csv")
         now = _read((ROOT / name).read_text(encoding="utf-8"))
         allowed = 0.0 if short.startswith(EXACT) else decibels
         compared.append(compare_tables(short, _read(text), now, allowed, subsets))
-    return compared, decibels
+    return compared, decibels, seeds
 
 
 def _subsets(folder: str) -> int:
@@ -148,7 +151,7 @@ def _subsets(folder: str) -> int:
 
 def print_verification(scale: str) -> bool:
     """Print a short table; True if nothing differs."""
-    compared, decibels = verify(scale)
+    compared, decibels, seeds = verify(scale)
     width = max(len(one.table) for one in compared)
     print(f"{'table':<{width}}{'identical':>11}{'within':>8}{'different':>11}")
     for one in compared:
@@ -156,19 +159,13 @@ def print_verification(scale: str) -> bool:
     lines = [f"{one.table}: {line}" for one in compared for line in one.different]
     more = [f"... and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
     print(*lines[:MOST_SHOWN], *more, sep="\n")
-    causes = "evaluation and seeds explain" if _seeds(scale) > 1 else "the evaluation explains"
+    causes = "evaluation and seeds explain" if seeds > 1 else "the evaluation explains"
     tolerance = f"what {causes} ({decibels:.2f} dB for a training)"
     same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
-    if lines and _seeds(scale) == 1:
+    if lines and seeds == 1:
         print(
-            "This scale has one seed, so how far two trainings of a setting lie apart is not known. On "
-            "another machine a training is another one, and such differences are to be expected."
+            "This scale has one seed, so how far two trainings of a setting lie apart is not known. Training "
+            "on another machine takes a different course, so such differences are to be expected."
         )
     return not lines
-
-
-def _seeds(scale: str) -> int:
-    """The seeds of the committed Table I; 0 without one."""
-    text = git("show", f"HEAD:reports/{scale}/03_ablation/table1_ablation.csv")
-    return pd.read_csv(io.StringIO(text))["seed"].nunique() if text else 0

@@ -34,7 +34,7 @@ class Column:
     """A column of the result files.
 
     A setting says what a row is about and is written exactly; a result is compared by `verify` and written to
-    four decimals; a note (the name of a run, a duration) says how the result came about and is not compared.
+    four decimals; a note (the name of a run) says how the result came about and is not compared.
     `decimals` are those shown to people.
     """
 
@@ -111,6 +111,8 @@ COLUMNS: dict[str, Column] = {
         ci_low="95 % interval from (dB)",
         ci_high="95 % interval to (dB)",
         estimate="Effect (dB)",
+        smallest="Smallest effect of a pair (dB)",
+        largest="Largest effect of a pair (dB)",
         gain="Gain (dB)",
         cost="Lost PSNR (dB)",
         mean_abs_diff="Mean absolute difference (dB)",
@@ -168,7 +170,7 @@ def _cell(column: object, value: object) -> str:
         return "yes" if value else "no"
     decimals = COLUMNS[column].decimals if column in COLUMNS else 2
     if decimals is None:
-        return f"{value:g}"
+        return str(value) if isinstance(value, int) else f"{value:g}"
     return f"{value:z,.{0 if isinstance(value, int) else decimals}f}".replace("-", "−")
 
 
@@ -186,9 +188,13 @@ def candidate_labels(candidates: pd.DataFrame) -> dict[str, str]:
 def fine_tuning_setting(row: Mapping[str, float]) -> str:
     """A setting of Table III in words."""
     sharpening = f"sharpening factor {row['tau_sharp']:g}" if row["tau_sharp"] else "not sharpened"
-    steps = int(row["annealing_steps"])
-    annealing = f"{steps} annealing step{'s' * (steps > 1)}" if steps else "no annealing"
-    return f"noise {row['sigma_n']:g}, {sharpening}, rate {row['lr0']:g}, {annealing}"
+    steps = annealing(int(row["annealing_steps"]))
+    return f"noise {row['sigma_n']:g}, {sharpening}, rate {row['lr0']:g}, {steps}"
+
+
+def annealing(steps: int) -> str:
+    """ "no annealing", "1 annealing step", "2 annealing steps"."""
+    return f"{steps} annealing step{'s' * (steps > 1)}" if steps else "no annealing"
 
 
 def signed(value: float) -> str:
@@ -205,6 +211,11 @@ def interval(row: Mapping[str, float] | pd.Series) -> str:
 def _effect(row: Mapping[str, float] | pd.Series) -> str:
     """ "−0.02 dB [−0.10, +0.05]"."""
     return f"{signed(row['estimate'])} dB {interval(row)}"
+
+
+def between_pairs(row: Mapping[str, float] | pd.Series) -> str:
+    """ "−0.60 to +0.67 dB": from the smallest to the largest effect of a pair of settings."""
+    return f"{signed(row['smallest'])} to {signed(row['largest'])} dB"
 
 
 def outcome(row: Mapping[str, float] | pd.Series) -> str:
@@ -227,8 +238,8 @@ def effect_sentences(found: pd.DataFrame) -> str:
     lines = []
     for what, rows in found.groupby("what", sort=False):
         parts = [
-            f"{row['source']} {_effect(row)}, {outcome(row)} ({over(row)}, {row['better']:.0f} of "
-            f"{row['pairs']:.0f} pairs gain)"
+            f"{row['source']} {_effect(row)}, {outcome(row)} ({over(row)}; {row['better']:.0f} of "
+            f"{row['pairs']:.0f} pairs gain, {between_pairs(row)})"
             for row in rows.to_dict("records")
         ]
         lines.append(f"- **{what}**: {'; '.join(parts)}.")
@@ -240,7 +251,7 @@ def study_sentence(found: pd.DataFrame) -> str:
     if found.empty:
         return "This scale leaves the study out."
     if found["low"].isna().all():
-        return "There is one seed, so there is no interval and no verdict."
+        return f"An interval takes three seeds, so {over(found.iloc[0])} can give no verdict."
     outcomes = found.apply(outcome, axis=1)
     parts = []
     for name in sorted(set(outcomes)):
@@ -253,12 +264,20 @@ NO_TEST = (
     "There is no test set: all numbers are read on the validation images, on which the settings were chosen, "
     "so those of chosen settings are higher than they would be on other images."
 )
-COMPARED = {  # claims about the factors of Table I beside sharpening -> what is compared, and what is claimed
-    "adam_better": ("Adam instead of SGD", "better"),
-    "mse_consistent": ("MSE instead of L1", "consistently better"),
-    "crops_mixed": ("training on crops", "mixed results"),
-    "tconv_worse": ("transposed convolutions instead of nearest-neighbour upsampling", "worse"),
+COMPARED = {  # claims about the other factors of Table I -> factor, what is compared, and what is claimed
+    "adam_better": ("optimizer", "Adam instead of SGD", "better"),
+    "mse_consistent": ("loss", "MSE instead of L1", "consistently better"),
+    "crops_mixed": ("crops", "training on crops", "mixed results"),
+    "tconv_worse": ("arch", "transposed convolutions instead of nearest-neighbour upsampling", "worse"),
 }
+
+
+def where_the_gain_is(trained: str, evaluated: str) -> str:
+    """Where sharpening gains, by the verdicts on it: "evaluation", "both", "neither" or "open"."""
+    refuted = (claims.NOT_REPRODUCED, claims.TOO_SMALL)
+    if evaluated == claims.REPRODUCED:
+        return "evaluation" if trained in refuted else "both" if trained == claims.REPRODUCED else "open"
+    return "neither" if evaluated in refuted and trained in refuted else "open"
 
 
 def main_finding(found: pd.DataFrame) -> str:
@@ -268,14 +287,12 @@ def main_finding(found: pd.DataFrame) -> str:
         return "This scale does not compare networks with and without sharpening in both evaluations."
     trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
     report = f"{_printed_gain()} by sharpening"
-    refuted = claims.better(trained) in (claims.NOT_REPRODUCED, claims.TOO_SMALL)
-    if refuted and claims.better(evaluated) == claims.REPRODUCED:
-        opening = f"The report's main result, {report}, is a matter of how it was measured."
-    else:
-        opening = (
-            f"The report's main result is {report}; our results leave open whether the evaluation explains "
-            "it."
-        )
+    opening = {
+        "evaluation": f"The report's main result, {report}, is a matter of how it was measured.",
+        "both": f"The report's main result, {report}, does not depend on how our networks are evaluated.",
+        "neither": f"Our networks do not show the report's main result, {report}.",
+        "open": f"The report's main result is {report}; our results leave open where it comes from.",
+    }[where_the_gain_is(claims.better(trained), claims.better(evaluated))]
     return (
         f"{opening} Evaluated as trained, sharpening changes the PSNR of our networks by {_effect(trained)}. "
         "Evaluated as the report did, with sharpening switched on even for networks that were trained "
@@ -289,53 +306,76 @@ def _printed_gain() -> str:
     return f"{signed(means[True] - means[False])} dB"
 
 
-def lasting_finding(weighed: pd.DataFrame) -> str:
+def lasting_finding(weighed: pd.DataFrame, found: pd.DataFrame) -> str:
     """Which other choices of Table I matter as trained, with the verdicts on the report's claims about them.
 
     A choice matters if the interval of its effect leaves out 0 and the effect is at least 0.12 dB. `weighed`
-    is claims.csv.
+    is claims.csv and `found` effects.csv, which has the range over pairs.
     """
     rows = weighed[weighed["claim"].isin(COMPARED) & weighed["ours"].notna()]
     if rows.empty:
         return "This scale compares nothing else of Table I."
     matter, others = [], []
     names = {"ours": "estimate", "ci_low": "low", "ci_high": "high"}
+    trained = found[found["source"] == TRAINED].to_dict("records")
+    by_pairs = {row["factor"]: f"; by pairs {between_pairs(row)}" for row in trained}
     for row in rows.rename(columns=names).to_dict("records"):
-        name, claimed = COMPARED[row["claim"]]
-        judged = f"(claimed: {claimed}; {row['verdict']})"
+        factor, name, claimed = COMPARED[row["claim"]]
+        judged = f"(claimed: {claimed}; {row['verdict']}{by_pairs.get(factor, '')})"
         if abs(row["estimate"]) >= MARGIN and (row["low"] > 0 or row["high"] < 0):
             matter.append(f"{name} {_effect(row)} {judged}")
         else:
             others.append(f"{name} {judged}")
     basis = "intervals over seeds" if rows["basis"].iloc[0] == "seeds" else rows["basis"].iloc[0]
     change = f"these choices change the PSNR: {'; '.join(matter)}" if matter else "no choice matters clearly"
-    small = f" In the median no difference of {MARGIN} dB is established for {'; '.join(others)}."
+    small = f" The median effect is below {MARGIN} dB or uncertain for {'; '.join(others)}."
     return f"Evaluated as trained ({basis}), {change}.{small if others else ''}"
 
 
-def length_finding(length: pd.DataFrame) -> str:
-    """Which effects as trained change with the length of training, from training_length.csv.
+def dependence_finding(interactions: pd.DataFrame) -> str:
+    """Which choices of Table I depend on one another as trained, from interactions.csv; "" if none does.
+
+    The interval of such an interaction leaves out 0, and its size is at least 0.12 dB.
+    """
+    rows = interactions[(interactions["source"] == TRAINED) & (interactions["estimate"].abs() >= MARGIN)]
+    rows = rows[(rows["low"] > 0) | (rows["high"] < 0)]
+    listed = [f"{row['what']}: {_effect(row)}" for row in rows.to_dict("records")]
+    return f"Choices depend on one another ({'; '.join(listed)})." if listed else ""
+
+
+def length_finding(length: pd.DataFrame, scale: str) -> str:
+    """Which effects as trained change with the length of training, from training_length.csv of `scale`.
 
     An effect changes if its two intervals do not overlap and its change is at least 0.12 dB. The first and
-    the last length of the scale whose rows come first are compared, and its last one with the longest
-    training of another scale, which differs in more than the length.
+    the last length of the scale are compared, and its last one with the longest training of another scale if
+    the intervals of both are over seeds.
     """
     rows = length[length["source"] == TRAINED]
-    here = rows[rows["scale"] == rows["scale"].iloc[0]]
+    here = rows[rows["scale"] == scale]
+    if here.empty:
+        return "This scale has no two settings of Table I that differ in one thing and train equally long."
     first, last = (here[here["images"] == end] for end in (here["images"].min(), here["images"].max()))
     longest = rows.loc[rows["images"].idxmax()]
     parts = []
     if len(here) > len(last):
-        parts.append(f"{_changes(first, last)} (of one training, whose rate may be annealed in between).")
+        parts.append(f"{_changes(first, last)} (both from the same runs, whose rate may drop in between).")
     if longest["images"] > last["images"].iloc[0]:
         there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
-        about = (
-            f"at scale {longest['scale']}: {over(longest)}; scales differ in more than the length of training"
+        few = [f"scale {one['scale'].iloc[0]} has {over(one.iloc[0])}" for one in (last, there) if _few(one)]
+        parts.append(
+            f"Whether the effects at {longest['images']:,} images (scale {longest['scale']}) are others "
+            f"cannot be tested, because {' and '.join(few)}."
+            if few
+            else f"{_changes(last, there)} (at scale {longest['scale']}, which differs in more than length)."
         )
-        parts.append(f"{_changes(last, there)} ({about}).")
     if not parts:
         return f"There is one length of training, {longest['images']:,} images."
     return " ".join(parts)
+
+
+def _few(rows: pd.DataFrame) -> bool:
+    """Does an interval of these effects say nothing about other seeds?"""
+    return bool(rows["seeds"].min() < effects.FEWEST_SEEDS)
 
 
 def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -364,37 +404,40 @@ def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> s
     others = length[length["scale"] != scale]
     last = others[others["images"] == others.groupby("scale")["images"].transform("max")]
     images = length.loc[length["scale"] == scale, "images"].max()
-    own = found.assign(scale=scale, images=images)
+    own = found[found["factor"].isin(TABLE1)].assign(scale=scale, images=images)
     rows = pd.concat([own[own["source"] != REPORT], last, own[own["source"] == REPORT]])
     lines = [f"| change of the PSNR (dB) | {' | '.join(what for what, *_ in TABLE1.values())} |"]
     lines += ["|---" * (len(TABLE1) + 1) + "|"]
     for (source, name), part in rows.groupby(["source", "scale"], sort=False):
         first = part.iloc[0]
-        about = f" (scale {name}: {first['images']:,.0f} images, {over(first)})"
+        images = "" if pd.isna(first["images"]) else f"{first['images']:,.0f} images, "
+        about = f" (scale {name}: {images}{over(first)})"
         cells = {row["factor"]: f"{signed(row['estimate'])} {interval(row)}" for _, row in part.iterrows()}
         words = " | ".join(cells.get(factor, "–") for factor in TABLE1)
         lines.append(f"| {source}{'' if source == REPORT else about} | {words} |")
     note = (
-        "Each effect is the median over pairs of settings that differ in one thing, and from three seeds on "
-        "the mean of these medians. With fewer seeds its interval is over pairs and says nothing about "
-        f"another training. The report prints the mean over its pairs, {_printed_gain()} for sharpening."
+        "Each effect is the median over pairs of settings that differ in one thing. With three or more seeds "
+        "it is the mean of these medians. With fewer seeds its interval is over pairs and says "
+        f"nothing about another training. The report prints the mean over its pairs, {_printed_gain()} for "
+        "sharpening."
     )
     return "\n".join([*lines, "", note])
 
 
 def agreement_sentence(agreement: pd.DataFrame) -> str:
     """How far our Table I is from the report's, and from what its authors had measured; "" if unknown."""
-    cells = agreement[agreement["arch"] == "all"].set_index(["reference", "source"])["mean_abs_diff"]
-    table1, april_20, april_27, *_ = authors.REFERENCES.values()
-    keys = [(table1, EVALUATED), (table1, TRAINED), (april_20, TRAINED), (april_27, TRAINED)]
+    cells = agreement.set_index(["reference", "source", "arch"])["mean_abs_diff"]
+    table1, _, april_27, *_ = authors.REFERENCES.values()
+    keys = [(table1, EVALUATED, "all"), (table1, TRAINED, "all")]
+    keys += [(april_27, TRAINED, arch) for arch in ("tconv", "upsample")]
     far = [cells.get(key) for key in keys]
     if pd.isna(far).any():
         return ""
     return (
-        f"Averaged over the settings of Table I, our networks differ from the report's numbers by "
-        f"{far[0]:.2f} dB if evaluated as it did and by {far[1]:.2f} dB as trained. From what its authors "
-        f"had measured as trained they differ by {far[2]:.2f} dB (20 April 2022) and {far[3]:.2f} dB (27 "
-        "April), on other images."
+        "Averaged over the settings of Table I, our networks differ from the report's numbers by "
+        f"{far[0]:.2f} dB when evaluated as the report did, and by {far[1]:.2f} dB as trained. From what its "
+        f"authors had measured as trained, on other images, our TConv networks differ by {far[2]:.2f} dB and "
+        f"our Upsample networks by {far[3]:.2f} dB."
     )
 
 
@@ -412,10 +455,10 @@ def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: f
     lost = [_claim(name) for name, verdict in carried.items() if verdict != claims.REPRODUCED]
     sentences = [
         f"Of {len(weighed)} claims: {verdict_counts(weighed)}.",
-        f"On average chance makes at most {errors:.1f} of these verdicts wrong."
+        f"Counting both evaluations, chance makes at most {errors:.1f} verdicts wrong on average."
         if errors
         else "No verdict rests on three seeds or more, so how many are wrong by chance is not known.",
-        f"Evaluated as the report did, {len(changed)} verdicts differ: {', '.join(changed)}."
+        f"Evaluated as the report did, the verdicts on these claims differ: {', '.join(changed)}."
         if changed
         else "",
         f"Under the same rules the report's own tables do not support {len(lost)} of the {len(carried)} "
@@ -447,6 +490,8 @@ def curves_sentence(curves: pd.DataFrame) -> str:
     runs = curves.pivot_table("psnr_mean", "images", ["candidate", "seed"])
     everyone = runs.notna().T.groupby("candidate").any().all()
     table = runs.ffill()[everyone].T.groupby("candidate").mean().T
+    if table.empty:
+        return "The candidates were not validated after the same numbers of images."
     parts = []
     for images in dict.fromkeys(table.index[[0, -1]]):
         psnr = table.loc[images].sort_values(ascending=False)

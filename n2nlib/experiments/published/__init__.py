@@ -23,15 +23,22 @@ _HERE = Path(__file__).parent
 FINAL_PSNR = 24.45  # dB, section V: the final model on the full validation set
 NOISY_PSNR = 19.62  # dB, global, of the course's noisy validation images
 PAIRS, WIDTH = 50_000, 48
+VALIDATION_PAIRS = 1_000
 EPOCHS = {"ablation": 20, "curves": 200, "fine_tuning": 20}  # the caption of Fig. 2; its plot shows 100
 
 
 def is_published_training(params: Params) -> bool:
     """Is the training no shorter than the report's, with no fewer pairs and no narrower network?"""
+    tuning, lengths = params.fine_tuning, EPOCHS["fine_tuning"]
     return (
         params.pairs.train >= PAIRS
         and params.model.width >= WIDTH
-        and all(getattr(params, name).epochs >= epochs for name, epochs in EPOCHS.items())
+        and min(tuning.epochs, tuning.final_epochs) >= lengths
+        # An epoch with crops has twice the images.
+        and all(
+            min(section.epochs, 2 * section.crops_epochs) >= EPOCHS[name]
+            for name, section in (("ablation", params.ablation), ("curves", params.curves))
+        )
     )
 
 
