@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from n2nlib.files import UserError, read_json, relative, replacing
-from n2nlib.metrics import mse_per_image, psnr_full
+from n2nlib.metrics import PEAK, mse_per_image, psnr_full
 from n2nlib.pairs.corruption import block_mean, cut, draw
 from n2nlib.pairs.photos import SUFFIXES, UNREADABLE, Photo
 from n2nlib.train.network import DEPTH, Network, load_network
@@ -96,7 +96,8 @@ class Denoiser:
 
     def _network(self, images: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
-        return self.network(images.to(device).contiguous(memory_format=torch.channels_last)).cpu()
+        output = self.network(images.to(device).contiguous(memory_format=torch.channels_last)).cpu()
+        return output.nan_to_num(nan=0.0, posinf=PEAK, neginf=0.0)  # of a network that diverged
 
 
 def default_model() -> Path:

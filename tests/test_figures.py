@@ -16,7 +16,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from n2nlib.denoiser import Denoiser
-from n2nlib.experiments import effects, published
+from n2nlib.experiments import effects, published, results
+from n2nlib.metrics import mse_per_image
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.report import diagrams, figures, marks, plots, training_plots
@@ -198,7 +199,8 @@ def test_examples_name_settings_and_show_the_error_of_each(pair_set: PairSet) ->
     assert titles[:2] + titles[-1:] == ["noisy", "Gaussian blur", "clean"]
     assert titles[2] == "baseline TConv, MSE, Adam, sharpened"
     assert titles[4] == "our best Upsample, MSE, Adam, crops, four flips"
-    noisy, clean = (pair_set.validation[version].numpy()[:1] for version in ("noisy_1", "clean"))
+    images, clean = results.pictures({}, pair_set, 2)
+    noisy, clean = images["noisy"][:1], clean[:1]
     for axis, denoiser in zip(figure.axes[2 * columns + 2 :], shown.values(), strict=False):
         drawn = axis.images[0].get_array()
         assert np.allclose(drawn, figures.error_map(denoiser.predict(noisy)[0], clean[0]), atol=1e-3)
@@ -434,3 +436,10 @@ def test_a_saved_picture_keeps_its_colours(
     with Image.open(tmp_path / "01_data/picture.png") as image:
         found = {colour for _, colour in image.getcolors(2**20)}
     assert {tuple(colour) for colour in colours.reshape(3, -1).T} <= found
+
+
+def test_examples_are_of_typical_noise(pair_set: PairSet) -> None:
+    images, clean = results.pictures({}, pair_set, 3)
+    noise = np.sort(mse_per_image(*(pair_set.validation[name].numpy() for name in ("noisy_1", "clean"))))
+    shown = mse_per_image(images["noisy"], clean)
+    assert np.allclose(shown, noise[[len(noise) // 4, len(noise) // 2, 3 * len(noise) // 4]])

@@ -22,7 +22,7 @@ from packaging.version import Version
 
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, sections_of
-from n2nlib.report.readme import write_readme
+from n2nlib.report.readme import bundle_model, write_readme
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CARD = {"torch", "jupyter", "papermill", "nbconvert", "seaborn", "pandas", "dvc"}
@@ -251,11 +251,14 @@ def _committed(name: str) -> bytes:
 
 
 def test_the_readmes_results_are_the_committed_ones(tmp_path: Path) -> None:
-    archive = ["git", "archive", "HEAD", "README.md", "reports"]
+    archive = ["git", "archive", "HEAD", "README.md", "reports", "n2nlib/models"]
     packed = subprocess.run(archive, cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
         tar.extractall(tmp_path, filter="data")
     write_readme(check=True, root=tmp_path)
+    package = tmp_path / "n2nlib" / "models" / "best.safetensors"
+    bundle_model(check=True, root=tmp_path, package=package)
+    assert package.stat().st_size < 6e6
     readme = tmp_path / "README.md"
     readme.write_text(readme.read_text().replace("<!-- /results -->", "9.99 dB\n<!-- /results -->"))
     with pytest.raises(UserError, match="results"):

@@ -302,9 +302,17 @@ def test_the_package_holds_the_best_model(tmp_path: Path, scales: list[str], cho
         (folder / "best.safetensors").write_text(scale)
         (folder / "best.md").write_text(f"card of {scale}")
         (folder / "best.json").write_text(json.dumps({"metrics": {"psnr_full": MODELS[scale]}}))
+    final = tmp_path / "reports" / "workstation" / "05_fine_tuning" / "final.safetensors"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    final.with_suffix(".json").write_text(json.dumps({"metrics": {"psnr_full": 24.3}}))  # below the best one
     with pytest.raises(UserError, match="run python -m n2nlib readme"):
         readme.bundle_model(check=True, root=tmp_path, package=package)
     readme.bundle_model(check=False, root=tmp_path, package=package)
     readme.bundle_model(check=True, root=tmp_path, package=package)
     assert package.read_text() == chosen
     assert package.with_suffix(".md").read_text() == f"card of {chosen}"
+    final.write_text("final")
+    final.with_suffix(".json").write_text(json.dumps({"metrics": {"psnr_full": 24.8}}))
+    readme.bundle_model(check=False, root=tmp_path, package=package)
+    assert package.read_text() == "final"
+    assert not package.with_suffix(".md").exists()

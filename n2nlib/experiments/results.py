@@ -12,7 +12,7 @@ from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import published
 from n2nlib.experiments.paper_runs import BASELINE, has_setting
 from n2nlib.files import ROOT
-from n2nlib.metrics import subset_psnr
+from n2nlib.metrics import mse_per_image, subset_psnr
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
@@ -101,10 +101,12 @@ def pictures(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Noisy images, blurred ones and what each of `shown` makes of them, and the clean ones.
 
-    Title -> count x 3 x S x S. The images are spread evenly over the validation set.
+    Title -> count x 3 x S x S. The validation images are ordered by their noise, and `count` of them taken at
+    equal distances, without the extremes.
     """
     noisy, clean = (pairs.validation[version].numpy() for version in ("noisy_1", "clean"))
-    chosen = np.linspace(0, len(clean) - 1, min(count, len(clean))).round().astype(int)
+    by_noise = np.argsort(mse_per_image(noisy, clean), kind="stable")
+    chosen = by_noise[np.arange(1, count + 1) * len(clean) // (count + 1)]
     noisy = noisy[chosen]
     made = {title: denoiser.predict(noisy) for title, denoiser in shown.items()}
     return {"noisy": noisy, "Gaussian blur": baselines.tuned_blur(noisy, pairs)} | made, clean[chosen]

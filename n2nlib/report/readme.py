@@ -7,8 +7,8 @@ the model.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +32,7 @@ PICTURES = {
     "07_beyond/fig_best.png": "Noisy images, denoised by a blur, the final and the best model, and clean",
 }
 MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
-BEST_MODEL = "07_beyond/best"  # in reports/<scale>/
+MODELS = ("07_beyond/best", "05_fine_tuning/final")  # in reports/<scale>/
 BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
@@ -163,16 +163,20 @@ def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) 
     It is the one with the highest PSNR on the validation images of its scale, all of them photographs of
     ImageNet; nothing is chosen on test images. With `check`, raise `UserError` if it is not there yet.
     """
-    models = [root / "reports" / scale / f"{BEST_MODEL}.json" for scale in MODEL_SCALES]
+    models = [root / "reports" / scale / f"{name}.json" for scale, name in product(MODEL_SCALES, MODELS)]
     metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}
     if not metrics:
         return
     best_model = max(metrics, key=lambda path: metrics[path]["psnr_full"])
     for suffix in (".safetensors", ".json", ".md"):
         source, target = best_model.with_suffix(suffix), package.with_suffix(suffix)
-        if not source.is_file() or (target.is_file() and target.read_bytes() == source.read_bytes()):
+        new, old = (path.read_bytes() if path.is_file() else None for path in (source, target))
+        if new == old:
             continue
         if check:
             raise UserError(f"{relative(target)}: not {relative(source)}; run python -m n2nlib readme")
+        if new is None:  # only best models have a card
+            target.unlink()
+            continue
         with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
+            temporary.write_bytes(new)

@@ -110,7 +110,10 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     colors = sns.light_palette(BLUE, as_cmap=True)
     style = {"cmap": colors, "cbar": False, "vmin": highest - 2, "vmax": highest}
     style |= {"lw": 0.4, "fmt": "", "annot_kws": {"fontsize": 6.3}, "yticklabels": names}
-    style |= {"xticklabels": [f"{sigma:g}" for _, sigma in shape.columns]}
+    sigmas, added = [f"{sigma:g}" for _, sigma in shape.columns], "added noise $σ_n$"
+    if len(set(sigmas)) == 1:
+        sigmas, added = False, f"{added} = {sigmas[0]}"
+    style |= {"xticklabels": sigmas}
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 1.1 + 0.17 * len(shape)), sharey=True)
     said, crosses = [], 0
     for axis, (name, (runs, key)) in zip(axes, panels.items(), strict=True):
@@ -138,7 +141,7 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
             best = f"{values.iloc[y, x]:.2f} dB ({wording.fine_tuning_setting(setting)})"
             said.append(f"{name}: best {best}, {failed.sum().sum():.0f} failed.")
         axis.grid(visible=False)
-        axis.set(title=name, xlabel="added noise $σ_n$ (grey levels)", ylabel="")
+        axis.set(title=name, xlabel=f"{added} (grey levels)", ylabel="")
     handles = [Rectangle((0, 0), 1, 1, **FRAME, label="best")]
     if crosses:
         word = "failed runs, which the mean leaves out"
