@@ -193,6 +193,12 @@ def _agreement(agreement: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     kinds = [("tau", "all"), ("mean_abs_diff", "tconv"), ("mean_abs_diff", "upsample")]
     columns = [(*kind, source) for kind in kinds for source in EVALUATIONS]
     rows = wide.reindex(agreement["reference"].unique())[columns].reset_index()
+    shorter = {
+        r"2022-04-(\d+)": r"\1 April",
+        r"2022-05-(\d+)": r"\1 May",
+        "as the report evaluated": "sharpened",
+    }
+    rows["reference"] = rows["reference"].replace(shorter, regex=True)
     return rows, ["|ours against", *_each(["τ", "TConv, dB", "Upsample, dB"], ["trained", "sharp."])]
 
 
