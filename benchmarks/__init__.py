@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from n2nlib.experiments.paper_runs import run_params
+from n2nlib.experiments import paper_runs
 from n2nlib.files import ROOT, replacing
 from n2nlib.params import Params, load_params
 from n2nlib.train.identity import RunParams
@@ -38,11 +38,9 @@ def scale_params(options: argparse.Namespace) -> Params:
 
 def run_without_crops(params: Params, setting: dict[str, object], **changes: object) -> RunParams:
     """The run that Table I has for a setting (arch, loss, optimizer, sharpen), with `changes`; seed 0."""
-    options = params.ablation
-    rates = getattr(options.learning_rates, setting["optimizer"])
-    schedule = {"learning_rate": getattr(rates, setting["loss"]), "epochs": options.epochs}
-    schedule |= {"annealing_steps": options.annealing_steps, "seed": 0}
-    return run_params(params, setting | {"crops": False}, **(schedule | changes))
+    setting = setting | {"crops": False}
+    schedule = paper_runs.schedule_of(params.ablation, setting) | {"seed": 0}
+    return paper_runs.run_params(params, setting, **(schedule | changes))
 
 
 def calls_per_second(work: Callable[[], object], seconds: float) -> float:

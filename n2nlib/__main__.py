@@ -89,7 +89,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
     scale = arguments.scale or load_params().scale
     if not print_verification(scale):
-        raise UserError(f"reports/{scale}: not the committed results")
+        raise UserError(f"reports/{scale}: differs from the committed results")
 
 
 def _readme(arguments: argparse.Namespace) -> None:
@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", _check, "say whether a parameter file is valid, and what is wrong with it")
     check.add_argument("file", type=Path, nargs="?", help="default: params.yaml")
 
-    scale = command("scale", _scale, "make params.yaml that of a scale")
+    scale = command("scale", _scale, "replace params.yaml with the parameters of a scale")
     scale.add_argument("name", help="a file of params/, such as smoke")
     scale.add_argument("--photos", type=Path, metavar="FOLDER", help="take the photographs of this folder")
 
@@ -173,8 +173,8 @@ def parser() -> argparse.ArgumentParser:
 
     published = "evaluate the networks that the report's authors published"
     weights = command("report-weights", _report_weights, published)
-    weights.add_argument("folder", help="the folder of their .pth files")
-    weights.add_argument("-o", "--output", type=Path, help="a CSV file to write the table to, too")
+    weights.add_argument("folder", type=Path, help="the folder of their .pth files")
+    weights.add_argument("-o", "--output", type=Path, help="also write the table to this CSV file")
 
     denoise = command("denoise", _denoise, "denoise image files or folders of any size")
     denoise.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
@@ -183,8 +183,7 @@ def parser() -> argparse.ArgumentParser:
         "images the folder denoised"
     )
     denoise.add_argument("-o", "--output", type=Path, help=where)
-    model = "a .safetensors file; default: the best committed model"
-    denoise.add_argument("--model", type=Path, help=model)
+    denoise.add_argument("--model", type=Path, help="a .safetensors file; default: the bundled model")
     clean = "the images are clean: make noisy inputs from them first"
     denoise.add_argument("--pixelate", action="store_true", help=clean)
     return top

@@ -29,7 +29,7 @@ BLOCK = 7  # pixels of a photograph behind one pixel of the images that the mode
 
 
 class Denoiser:
-    """A trained network: `Denoiser.load().predict(images)` denoises images with the best committed model."""
+    """A trained network: `Denoiser.load().predict(images)` denoises images with the bundled model."""
 
     def __init__(self, network: Network, flips: bool = False) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)
@@ -37,9 +37,9 @@ class Denoiser:
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> Denoiser:
-        """Read a model file, by default the best committed model.
+        """Read a model file, by default the bundled model.
 
-        Raises `UserError` if the file is missing, damaged or no model.
+        Raises `UserError` if the file is missing, damaged, or not a model.
         """
         path = default_model() if path is None else Path(path)
         try:
@@ -101,7 +101,7 @@ class Denoiser:
 
 
 def default_model() -> Path:
-    """The best committed model, which is package data. Raises `UserError` if it is missing."""
+    """The bundled model, which is package data. Raises `UserError` if it is missing."""
     if not BUNDLED_MODEL.is_file():
         raise UserError(f"{BUNDLED_MODEL}: missing; install n2nlib again, or give a model file")
     return BUNDLED_MODEL
@@ -229,7 +229,7 @@ def _read(path: Path) -> np.ndarray:
     try:
         return Photo(path, path.name).read()
     except UNREADABLE as error:
-        raise UserError(f"{path}: no image that can be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: not a readable image ({type(error).__name__}: {error})") from error
 
 
 def _restore(denoiser: Denoiser, pixels: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 
 class UserError(Exception):
-    """A mistake that its user can mend. It is shown as one message, without a traceback."""
+    """A mistake that its user can correct. It is shown as one message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:  # the hook that IPython looks for
         return [f"{type(self).__name__}: {self}"]

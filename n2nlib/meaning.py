@@ -72,7 +72,6 @@ def _plain(node: Any) -> Any:
 
 
 @cache
-def code_identity(*groups: tuple[tuple[str, str], ...], folder: Path) -> str:
-    """SHA-256 of the meaning of modules, given as (logical name, file) in groups."""
-    files = {name: file for group in groups for name, file in group}
-    return digest({name: meaning((folder / file).read_text("utf-8")) for name, file in files.items()})
+def code_identity(files: tuple[tuple[str, str], ...], folder: Path) -> str:
+    """SHA-256 of the meaning of modules, given as (logical name, file)."""
+    return digest({name: meaning((folder / file).read_text("utf-8")) for name, file in files})

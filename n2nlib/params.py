@@ -122,7 +122,7 @@ class Model(Section):
 
 
 class Training(Section):
-    """What all trainings share (section II of the report; params.yaml says what its text leaves out)."""
+    """What all runs share (section II of the report; params.yaml says what its text leaves out)."""
 
     batch_size: Count  # images per step, crops included
     warmup: Share  # share of the steps over which the rate grows linearly

@@ -6,20 +6,23 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
 import numpy as np
+import psutil
 import pytest
 import torch
 from filelock import FileLock
 
+from n2nlib import __main__
 from n2nlib.files import ROOT
 from n2nlib.pairs.pair_set import PairSet, build_pairs, load_pairs
 from n2nlib.params import Params, load_params
@@ -30,12 +33,16 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # no test lo
 hypothesis.settings.load_profile("no deadline")
 torch.set_num_threads(1)  # tests run beside each other, and a worker process trains with one thread
 SMOKE = ROOT / "params" / "smoke.yaml"
+Main = Callable[..., tuple[int, str, str]]  # arguments -> exit status, output, errors
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
+FIRST = ("test_pipeline.py", "test_sweep.py", "test_explore.py", "test_notebooks.py", "test_rebuilds.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: the others run beside it."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """Files that take minutes come first, and the second one to need the rebuild comes when it is there."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +70,19 @@ def subnormals() -> Iterator[None]:
     """Training in the test's own process makes it flush subnormal numbers, which hypothesis refuses."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Main:
+    """Run the command line in this process: (exit status, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["n2nlib", *map(str, arguments)])
+        status = __main__.main()
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture
@@ -177,14 +197,13 @@ class Project:
         )
 
     def kill_after(self, process: subprocess.Popen, seconds: float) -> None:
-        """Kill a started command with its process group and wait until no orphan of it writes runs."""
+        """Kill a started command with its process group and wait until all processes of it have ended."""
         time.sleep(seconds)
+        family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
-        time.sleep(3)  # a kernel and its workers notice within a second that they are orphans
-        before = self.stored_runs()
-        time.sleep(2)
-        assert self.stored_runs() == before
+        _, alive = psutil.wait_procs(family, timeout=30)  # kernel and workers notice that they are orphans
+        assert not alive
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.folder / name
@@ -225,6 +244,38 @@ class Project:
         return json.loads((self.reports(scale) / "06_discussion" / "metrics.json").read_text())
 
 
+class Cluster:
+    """A scheduler and its workers, each a process that Dask's own command line started.
+
+    Their logs are in `folder`, and they import n2nlib from the folder `code`.
+    """
+
+    def __init__(self, folder: Path, code: Path = ROOT) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.folder, self.code, self.address = folder, code, f"tcp://127.0.0.1:{port}"
+        self.processes: list[subprocess.Popen] = []
+        self.start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+
+    def start(self, kind: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
+        environment = os.environ | {"PYTHONPATH": str(self.code), "OMP_NUM_THREADS": "1"}
+        log = (self.folder / f"{kind}.log").open("a")
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, name: str) -> subprocess.Popen:
+        options = ["--nthreads", "1", "--no-nanny", "--preload", "n2nlib.train.sweep", "--name", name]
+        return self.start("worker", self.address, *options)
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture(scope="session")
 def smoke_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     """A copy of the project whose scale smoke was rebuilt by DVC and committed, once for all tests.
@@ -238,7 +289,13 @@ def smoke_project(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
             shutil.rmtree(built, ignore_errors=True)
             first = Project.copy_of_the_tree(built / "project")
             first.n2n("scale", "smoke")
-            first.succeed("dvc", "repro")
+            cluster = Cluster(built, first.folder)  # one for all sweeps
+            try:
+                for name in ("0", "1"):
+                    cluster.start_worker(name)
+                first.succeed("dvc", "repro", N2N_SCHEDULER=cluster.address)
+            finally:
+                cluster.stop()
             first.commit("reports/smoke")
             (built / "done").touch()
     folder = tmp_path_factory.mktemp("copy") / "project"

@@ -32,6 +32,7 @@ def printed(capsys: pytest.CaptureFixture) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_training_reports_ratios_of_each_width_and_batch(capsys):
     training.main(["--widths", "2", "--batches", "1", "3", "--seconds", "0.01", "--rounds", "1"])
     result = printed(capsys)
@@ -49,6 +50,7 @@ def test_the_default_run_takes_rate_and_augmentation_from_the_parameters(params:
     assert run.sigma_n == params.training.sigma_n
 
 
+@pytest.mark.long
 def test_sweep_trains_everything_through_both_clusters(capsys):
     sweep.main(["--runs", "2", "--rounds", "1", "--pairs", "8"])
     result = printed(capsys)

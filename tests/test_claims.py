@@ -93,7 +93,7 @@ def _effect(
         (similar, _effect(UNKNOWN, UNKNOWN), INCONCLUSIVE),
     ],
 )
-def test_rules(rule: Rule, effect: Effect, verdict: str) -> None:
+def test_each_rule_gives_the_verdict_worked_by_hand(rule: Rule, effect: Effect, verdict: str) -> None:
     assert rule(effect) == verdict
 
 
@@ -162,12 +162,11 @@ SEEDS = [(1, 0.0), (2, 0.0), (3, 0.05), (5, 0.05)]  # below three an interval do
 @pytest.mark.parametrize(("seeds", "shared"), SEEDS)
 def test_chance_reproduces_no_claim(seeds: int, shared: float, run: float, failing: float) -> None:
     null, unequal = (_simulated(0, seeds, failing, spread, shared, run) for spread in (0.0, 0.2))
-    for found in _verdicts(null, better, worse, consistently_better, mixed):
-        assert found[REPRODUCED] <= CHANCE
-    for found in _verdicts(unequal, better, worse, consistently_better):
-        assert found[REPRODUCED] <= CHANCE
-    for found in _verdicts(null, no_advantage, similar):
-        assert found[NOT_REPRODUCED] <= CHANCE
+    found = _verdicts(null, better, worse, consistently_better, mixed, no_advantage, similar)
+    assert all(one[REPRODUCED] <= CHANCE for one in found[:4])
+    assert all(one[NOT_REPRODUCED] <= CHANCE for one in found[4:])
+    for one in _verdicts(unequal, better, worse, consistently_better):
+        assert one[REPRODUCED] <= CHANCE
 
 
 @pytest.mark.parametrize("failing", [0, 0.12])
@@ -257,21 +256,6 @@ def test_pairs_are_no_substitute_for_seeds() -> None:
     assert ((low > 0) | (high < 0)).mean() > 0.3
     _, low, high = effects.estimate_and_limits(null)
     assert ((low > 0) | (high < 0)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / TABLES)
-
-
-def test_a_table_gives_what_its_differences_give() -> None:
-    rng = np.random.default_rng(0)
-    seeds = pd.concat([published.table1().assign(seed=seed) for seed in range(3)], ignore_index=True)
-    seeds["psnr_mean"] += rng.normal(0, 0.1, len(seeds))
-    found = effects.effect(seeds, "arch", "tconv", "upsample")
-    by_hand = [
-        np.median(
-            part[part["arch"] == "tconv"]["psnr_mean"].to_numpy()
-            - part[part["arch"] == "upsample"]["psnr_mean"].to_numpy()
-        )
-        for _, part in seeds.groupby("seed")
-    ]
-    assert found.estimate == pytest.approx(np.mean(by_hand))
 
 
 # Claims on tables
@@ -554,7 +538,7 @@ def test_the_first_quarter_of_one_seed_has_the_evaluations_spread() -> None:
 @pytest.mark.parametrize(
     ("psnr", "verdict"), [(5.0, REPRODUCED), (23.0, NOT_REPRODUCED), (19.6, TOO_SMALL), (None, INCONCLUSIVE)]
 )
-def test_high_rates(psnr: float | None, verdict: str) -> None:
+def test_high_rates_fail_if_they_end_below_the_noisy_input(psnr: float | None, verdict: str) -> None:
     rows = [
         ("adam", loss, sharpen, rate, (psnr or (5.0 if sharpen else 23.0)) if rate > 0.001 else 23.0)
         for loss in ("l1", "mse")

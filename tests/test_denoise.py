@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from n2nlib import Denoiser, UserError, __main__, denoiser
+from n2nlib import Denoiser, UserError, denoiser
 from n2nlib.denoiser import default_model, denoise_files, pixelated
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, save_network
-
-Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +49,6 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "final.safetensors"
     save_network(network, path)
     return path
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Main:
-    """Run the command line in this process: (exit status, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["n2nlib", *map(str, arguments)])
-        status = __main__.main()
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def _picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 33)) -> Path:
@@ -188,6 +173,28 @@ def test_the_command_in_a_process_of_its_own(picture_model: Path, tmp_path: Path
     assert _read(tmp_path / "out.png").shape == (33, 40, 3)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF"), ("bmp", "BMP")]
+)
+def test_the_output_has_the_format_of_its_suffix(
+    picture_model: Path, tmp_path: Path, main: Main, suffix: str, kind: str
+) -> None:
+    target = tmp_path / f"out.{suffix}"
+    source = _picture(tmp_path / "in.png")
+    status, _, errors = main("denoise", source, "-o", target, "--model", picture_model)
+    assert status == 0, errors
+    with Image.open(target) as image:
+        assert (image.format, image.size) == (kind, (40, 33))
+
+
+def test_a_network_that_diverged_still_gives_images() -> None:
+    network = Network(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    assert (Denoiser(network).predict(np.full((1, 3, 32, 32), 9, np.uint8)) == 0).all()
+
+
 def test_pixelate_makes_the_noisy_input(picture_model: Path, tmp_path: Path, main: Main) -> None:
     photo = data.coffee()[:203, :300]
     Image.fromarray(photo).save(tmp_path / "photo.png")
@@ -230,8 +237,8 @@ def test_pixelated_needs_a_block() -> None:
     ("name", "content", "output", "words"),
     [
         ("absent.png", None, "out.png", "no such file"),
-        ("text.png", b"no image", "out.png", "no image that can be read"),
-        ("cut.png", "cut", "out.png", "no image that can be read"),
+        ("text.png", b"no image", "out.png", "not a readable image"),
+        ("cut.png", "cut", "out.png", "not a readable image"),
         ("good.png", "good", "out.docx", "allowed: .png"),
         ("good.png", "good", "good.png", "is itself an image to denoise"),
         ("good.png", "good", "folder.png/../good.png", "is itself an image to denoise"),
@@ -274,7 +281,7 @@ def test_folders_and_files_one_of_which_fails(picture_model: Path, tmp_path: Pat
     status, output, errors = main("denoise", folder, single, "-o", out, "--model", picture_model)
     assert status == 1
     assert "broken.png" in errors
-    assert "no image that can be read" in errors
+    assert "not a readable image" in errors
     assert "notes.txt" not in output + errors
     assert sorted(path.name for path in out.iterdir()) == ["five.png", "one.png", "three.png", "two.png"]
     expected = Denoiser.load(picture_model).predict(_read(single).transpose(2, 0, 1)[None].astype(np.uint8))
@@ -282,7 +289,7 @@ def test_folders_and_files_one_of_which_fails(picture_model: Path, tmp_path: Pat
     failed = denoise_files([folder], tmp_path / "again", picture_model)
     ((path, reason),) = failed.items()
     assert path.name == "broken.png"
-    assert reason.startswith("no image that can be read")  # the command names the file
+    assert reason.startswith("not a readable image")  # the command names the file
 
 
 def test_a_folder_of_one_image_goes_to_a_folder(picture_model: Path, tmp_path: Path) -> None:

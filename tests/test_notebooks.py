@@ -57,6 +57,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         PICTURE,
         TABLE,
         PATHS,
+        "object()",
         "'01_first/x', '02_second/dots'",
     )
     _write(root, "03_third", "3. Third")
@@ -277,7 +278,7 @@ def test_the_index_tells_what_there_is(checkout: Path) -> None:
     )
     assert rows == [
         ("noisy input", "20.03", "–"),
-        ("final model, as the report evaluated", "23.10", "–"),
+        ("final model, with the report's evaluation", "23.10", "–"),
         ("best classical method on validation: Gaussian blur", "23.60", "–"),
         ("final model, as trained", "23.80", "23.70"),
         ("best model", "24.20", "–"),

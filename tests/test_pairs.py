@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SMOKE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +19,7 @@ from PIL import Image
 from n2nlib.files import UserError
 from n2nlib.meaning import code_identity
 from n2nlib.pairs import pair_set as pair_set_module
-from n2nlib.pairs.corruption import block_mean, cells, draw, random_square
+from n2nlib.pairs.corruption import block_mean, draw, random_square, squashed_blocks
 from n2nlib.pairs.pair_set import PairSet, build_pairs, ensure_pairs, load_pairs, read_card
 from n2nlib.pairs.photos import Photo, divide, find_photos
 from n2nlib.params import Params, load_params
@@ -53,7 +56,7 @@ def _built(params: Params, folder: Path) -> PairSet:
 def test_clean_is_the_rounded_block_mean_and_noisy_one_pixel_of_the_block(seed: int, block: int) -> None:
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (4 * block, 4 * block, 3), np.uint8)
-    blocks = cells(pixels, 4, block)
+    blocks = squashed_blocks(pixels, 4, block)
     for row in range(4):
         for column in range(4):
             cell = pixels[row * block : (row + 1) * block, column * block : (column + 1) * block]
@@ -64,7 +67,7 @@ def test_clean_is_the_rounded_block_mean_and_noisy_one_pixel_of_the_block(seed: 
 
 
 def test_the_noise_has_mean_zero_and_draws_are_independent(rng: np.random.Generator) -> None:
-    blocks = cells(rng.integers(0, 256, (28, 28, 3), np.uint8), 4, 7)
+    blocks = squashed_blocks(rng.integers(0, 256, (28, 28, 3), np.uint8), 4, 7)
     draws = np.stack([draw(blocks, rng) for _ in range(4000)]).astype(float)
     expected = blocks.astype(float).mean(axis=2)
     error = blocks.astype(float).std(axis=2) / np.sqrt(4000)
@@ -221,7 +224,7 @@ def test_no_photograph_is_in_two_sets(tmp_path: Path, own_validation: bool, seed
     assert len(set(clean)) == 30  # as many photographs as pairs: each pair shows one of its own
 
 
-def test_too_few_photographs_for_validation_and_test(tmp_path: Path) -> None:
+def test_too_few_photographs_for_validation_and_test_are_refused(tmp_path: Path) -> None:
     for number in range(3):
         _photo(tmp_path / "set" / ("train" if number else "val") / f"{number}.png", number)
     with pytest.raises(
@@ -381,16 +384,46 @@ def test_pairs_are_made_again_when_the_code_that_makes_them_changes(
         assert pair_set_module.is_current(card, params) == same
 
 
-def test_each_photograph_is_decoded_once_to_check_it(tmp_path: Path) -> None:
+def test_each_photograph_is_decoded_once_to_check_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         _photo(tmp_path / "set" / f"{number}.png", number)
-    asked: list[Photo] = []
+    read, decoded = Photo.read, Counter()
+    monkeypatch.setattr(Photo, "read", lambda photo: (decoded.update([photo.path.name]), read(photo))[1])
+    find_photos(_folder_params(tmp_path / "set"))
+    assert decoded == {f"{number}.png": 1 for number in range(4)}
 
-    def mapped(function: object, photos: list[Photo]) -> list:
-        asked.extend(photos)
-        return [function(photo) for photo in photos]
 
-    params = _folder_params(tmp_path / "set")
-    found = find_photos(params, mapped)
-    assert found == find_photos(params)
-    assert len(asked) == 4
+def test_float_and_palette_photographs(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-5.0, 100.4], [255.0, 300.0]], np.float32)).save(tmp_path / "float.tiff")
+    assert Photo(tmp_path / "float.tiff", "").read()[..., 0].tolist() == [[0, 100], [255, 255]]
+    palette = Image.new("P", (4, 3), 0)
+    palette.putpalette([200, 0, 0])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert (Photo(tmp_path / "palette.png", "").read() == 255).all()
+
+
+def test_a_validation_folder_inside_the_training_folder_is_not_trained_on(tmp_path: Path) -> None:
+    for number in range(5):
+        _photo(tmp_path / "set" / ("held" if number < 2 else "more") / f"{number}.png", number)
+    photos = find_photos(_folder_params(tmp_path / "set", validation_path=str(tmp_path / "set" / "held")))
+    assert _names(photos.validation) == ["0.png", "1.png"]
+    assert _names(photos.training) == ["2.png", "3.png", "4.png"]
+    assert not photos.skipped
+
+
+def test_a_card_of_another_pair_set_is_noticed(pair_set: PairSet, tmp_path: Path) -> None:
+    shutil.copytree(pair_set.folder, tmp_path / "set")
+    card = pair_set.card | {"counts": pair_set.card["counts"] | {"train": 7}}
+    (tmp_path / "set" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"not the file that card\.json describes"):
+        load_pairs(tmp_path / "set")
+
+
+def test_blocks_that_are_made_anew_leave_those_that_are_mapped(params: Params, tmp_path: Path) -> None:
+    pairs = params.pairs.model_copy(update={"resample": True})
+    build_pairs(params.model_copy(update={"pairs": pairs}), tmp_path / "set")
+    mapped = load_pairs(tmp_path / "set").blocks()
+    before = mapped.clone()
+    build_pairs(params.model_copy(update={"pairs": pairs, "seed": 9}), tmp_path / "set")
+    assert torch.equal(mapped, before)
+    assert not torch.equal(load_pairs(tmp_path / "set").blocks(), before)

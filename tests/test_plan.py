@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,9 +54,13 @@ def test_the_time_is_that_of_steps_and_predictions(params: Params) -> None:
     assert seconds == pytest.approx((1000 + 10 * 30 / 3) / 50 + (1000 + 30 / 3) / 50)
 
 
-def test_a_wider_network_is_measured_slower() -> None:
-    narrow, wide = (plan.images_per_second(a_run(width=w), 32, torch.device("cpu"), 0.2) for w in (4, 48))
-    assert narrow > 2 * wide > 0
+def test_a_rate_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(plan.loop, "train_epoch", lambda step: now.__setitem__(0, now[0] + 0.4))
+    step = SimpleNamespace(items=30)
+    assert plan.rate(step, 1.0) == pytest.approx(3 * 30 / 1.2)
+    assert plan.rate(step, 0.0) == pytest.approx(30 / 0.4)  # at least one epoch
 
 
 def _rows(output: str) -> dict[str, str]:
@@ -63,15 +68,14 @@ def _rows(output: str) -> dict[str, str]:
     return {line.split()[0]: line for line in output.splitlines() if re.match(r"[a-z_]+ ", line)}
 
 
-def test_after_a_rebuild(smoke_project: Project) -> None:
-    output = smoke_project.n2n("plan")
-    assert "0 runs to train" in output
-    rows = _rows(output)
-    assert all(line.endswith(" up to date") for name, line in rows.items() if name != "stage")
-    assert {"data", "ablation", "paper"} < set(rows)
+def test_a_rebuild_leaves_nothing_to_plan_and_a_seed_adds_its_runs(smoke_project: Project) -> None:
     try:
-        smoke_project.edit("params.yaml", "fine_tuning:", "fine_tuning:\n  # edited")
-        assert "0 runs to train" in smoke_project.n2n("plan")  # a comment is no change
+        smoke_project.edit("params.yaml", "fine_tuning:", "fine_tuning:\n  # edited")  # no change
+        output = smoke_project.n2n("plan")
+        assert "0 runs to train" in output
+        rows = _rows(output)
+        assert all(line.endswith(" up to date") for name, line in rows.items() if name != "stage")
+        assert {"data", "ablation", "paper"} < set(rows)
         text = (smoke_project.folder / "params.yaml").read_text()
         changed = re.sub(r"(ablation:.*?seeds: )\[0\]", r"\g<1>[0, 7]", text, count=1, flags=re.DOTALL)
         assert changed != text

@@ -195,14 +195,16 @@ def test_what_is_measured_is_the_stored_model(
         mse = ((denoised - clean) ** 2).mean(axis=(1, 2, 3))
         assert result.errors[f"{prefix}mse"] == pytest.approx(mse, rel=1e-4)
         network, _ = load_network(result.model)
-        network.tau_sharp = 1.0  # as the report evaluated
+        network.tau_sharp = 1.0  # with the report's evaluation
         mse = ((Denoiser(network).predict(noisy) - clean) ** 2).mean(axis=(1, 2, 3))
         assert result.errors[f"{prefix}mse_report"] == pytest.approx(mse, rel=1e-4)
     for name in ("mse", "mse_report"):
         assert result.curve[2][name] == pytest.approx(result.errors[name])
 
 
-def test_metrics_in_closed_form(pair_set: PairSet, params: Params, runs_folder: Path) -> None:
+def test_each_metric_is_that_of_the_errors_it_names(
+    pair_set: PairSet, params: Params, runs_folder: Path
+) -> None:
     result = train_and_store(runs_folder / "test", a_run(epochs=1), pair_set, params, CPU)
     found, errors = result.metrics(params), result.errors
     mean, std = metrics.subset_psnr(errors["mse"], params.evaluation, params.seed)

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import SMOKE, a_run
+from conftest import SMOKE, Cluster, a_run
 from distributed import Client
 
 from n2nlib.experiments import paper_runs, published
@@ -169,7 +170,17 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         pick_device("cuda")
 
 
-def test_durations() -> None:
+def test_a_worker_refuses_another_pair_set(pair_set: PairSet) -> None:
+    with pytest.raises(UserError, match="not the pair set that this sweep was started with"):
+        sweep._pairs(str(pair_set.folder), "another hash")
+
+
+def test_larger_images_count_by_their_area(params: Params) -> None:
+    pairs = SimpleNamespace(train={"noisy_1": torch.empty(10, 3, 64, 64)})
+    assert sweep._work(a_run(epochs=3), pairs, params) == 4 * 3 * 10
+
+
+def test_a_duration_has_at_most_two_units() -> None:
     texts = ["0 s", "59 s", "1 min 00 s", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
     assert [duration(seconds) for seconds in (0, 59.4, 60, 200, 3600, 7500)] == texts
 
@@ -177,11 +188,12 @@ def test_durations() -> None:
 def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture) -> None:
     progress = Progress(12, 2, 1000)
     progress.started -= 10
-    progress.on_event((0.0, {"images": 250}))
+    progress.on_event((0.0, {"run": "a", "epoch": 1, "images": 250}))
     progress.finished += 1
     progress.line("a run")
     assert capsys.readouterr().out == "[ 3/12] a run | 25 images/s, 30 s left\n"
-    progress.on_event((0.0, {"images": 750}))
+    progress.on_event((0.0, {"run": "a", "epoch": 2, "images": 250}))
+    progress.on_event((0.0, {"run": "b", "epoch": 1, "images": 500}))
     progress.line("a run")
     assert capsys.readouterr().out == "[ 3/12] a run | 100 images/s, nearly done\n"
     progress.finished = 12
@@ -189,42 +201,28 @@ def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture) -> 
     assert capsys.readouterr().out == "[12/12] a run | 100 images/s, done\n"
 
 
+def test_what_was_seen_before_an_interruption_takes_no_time(capsys: pytest.CaptureFixture) -> None:
+    progress = Progress(2, 1, 1000)
+    progress.started -= 10
+    progress.on_event((0.0, {"run": "a", "epoch": 8, "images": 100}))
+    progress.line("training")
+    assert capsys.readouterr().out == "[1/2] training | 10 images/s, 20 s left\n"
+    progress.on_event((0.0, {"run": "a", "epoch": 9, "images": 100}))
+    progress.line("training")
+    assert capsys.readouterr().out == "[1/2] training | 20 images/s, 5 s left\n"
+
+
 def test_no_speed_is_told_before_any_image_was_seen(capsys: pytest.CaptureFixture) -> None:
     Progress(12, 2, 1000).line("training")
     assert capsys.readouterr().out == "[ 2/12] training\n"
 
 
-def test_workers(params: Params) -> None:
+def test_as_many_workers_as_asked_for_or_cores(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = params.model_copy(update={"sweep": params.sweep.model_copy(update={"workers": 5})})
     assert default_workers(asked) == 5
     on_cpu = params.model_copy(update={"device": "cpu"})
-    assert default_workers(on_cpu) == len(os.sched_getaffinity(0))
-
-
-class Cluster:
-    """A scheduler and its workers, each a process that Dask's own command line started."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.address = folder, f"tcp://127.0.0.1:{18786 + os.getpid() % 1000}"
-        self.processes: list[subprocess.Popen] = []
-        self.start("scheduler", "--host", "127.0.0.1", "--port", self.address.rsplit(":", 1)[1])
-
-    def start(self, kind: str, *options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        log = (self.folder / f"{kind}.log").open("a")
-        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
-        self.processes.append(process)
-        return process
-
-    def start_worker(self, name: str) -> subprocess.Popen:
-        options = ["--nthreads", "1", "--no-nanny", "--preload", "n2nlib.train.sweep", "--name", name]
-        return self.start("worker", self.address, *options)
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    assert default_workers(on_cpu) == 3
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +250,8 @@ def _planned(count: int, **changes: object) -> list[Planned]:
 def test_a_repeated_sweep_trains_only_what_is_missing(
     pair_set: PairSet, params: Params, runs_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    nobody = params.sweep.model_copy(update={"scheduler": "tcp://127.0.0.1:1"})
+    params = params.model_copy(update={"sweep": nobody})  # the variable of the environment takes precedence
     first = train_all("t", _planned(2), pair_set, params)
     output = capsys.readouterr().out
     assert "2 to train" in output
@@ -265,7 +265,7 @@ def test_a_repeated_sweep_trains_only_what_is_missing(
     assert [(result.folder / "run.json").stat().st_mtime_ns for result in second[:2]] == written
     assert [result.about["parameters"]["seed"] for result in second] == [0, 1, 2, 0]
     train_all("t", twice, pair_set, params)
-    assert "all 3 runs are on disk" in capsys.readouterr().out
+    assert "nothing to train, runs on disk: 3" in capsys.readouterr().out
     elsewhere = train_all("other", _planned(3), pair_set, params)
     assert [result.folder for result in elsewhere] == [result.folder for result in second[:3]]
     assert list((runs_folder / "other").iterdir()) == []  # an output of DVC, so it must be there
@@ -316,7 +316,7 @@ def test_neither_a_diverged_nor_a_failed_run_stops_the_others(
     assert "Traceback" not in output
     found = train_all("t", [diverged, *_planned(1)], pair_set, params)
     assert [result.diverged for result in found] == [True, False]
-    assert "all 2 runs are on disk" in capsys.readouterr().out
+    assert "nothing to train, runs on disk: 2" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("on_cluster")
@@ -335,9 +335,12 @@ def test_several_pair_sets_in_one_sweep(
 def test_no_scheduler_at_the_address(
     pair_set: PairSet, params: Params, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("N2N_SCHEDULER", "tcp://127.0.0.1:1")
+    monkeypatch.delenv("N2N_SCHEDULER", raising=False)
+    nobody = params.sweep.model_copy(update={"scheduler": "tcp://127.0.0.1:1"})
+    params = params.model_copy(update={"sweep": nobody})
     monkeypatch.setattr(sweep, "CONNECT", 1)
-    with pytest.raises(UserError, match="no Dask scheduler answers"):
+    said = r"sweep\.scheduler = 'tcp://127\.0\.0\.1:1': no Dask scheduler answers"
+    with pytest.raises(UserError, match=said):
         train_all("t", _planned(1), pair_set, params)
 
 
@@ -368,7 +371,7 @@ def expected(
     """What the long runs give when nothing happens to them, by their names."""
     torch.set_num_threads(1)
     stage = tmp_path_factory.mktemp("whole") / "t"
-    results = [train_and_store(stage, one.run, pair_set, params, CPU) for one in _planned(6, **LONG)]
+    results = [train_and_store(stage, one.run, pair_set, params, CPU) for one in _planned(4, **LONG)]
     return {result.name: result for result in results}
 
 
@@ -441,7 +444,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     expected: dict[str, Result],
     how: signal.Signals,
 ) -> None:
-    process = _start_script(tmp_path, pair_set, _planned(6, **LONG))
+    process = _start_script(tmp_path, pair_set, _planned(4, **LONG))
     _wait_for(lambda: _stored(runs_folder) and _in_training(runs_folder))
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
@@ -449,8 +452,8 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     before = _stored(runs_folder)
-    assert 1 <= len(before) < 6
-    train_all("t", _planned(6, **LONG), pair_set, params)
+    assert 1 <= len(before) < 4
+    train_all("t", _planned(4, **LONG), pair_set, params)
     _check(runs_folder, list(expected), expected)
     after = _stored(runs_folder)
     assert {name: after[name] for name in before} == before

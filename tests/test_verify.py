@@ -23,6 +23,15 @@ def _text(*rows: dict) -> pd.DataFrame:
     return verify._read(pd.DataFrame(rows).to_csv(index=False))
 
 
+def test_fewer_subsets_allow_more_and_what_is_transcribed_may_not_move() -> None:
+    wider = _text(ROW | {"psnr_std": 0.16})
+    assert len(verify.compare_tables("t", _text(ROW), wider, 0.28).different) == 1
+    assert verify.compare_tables("t", _text(ROW), wider, 0.28, subsets=10).within == 1
+    claim = {"claim": "c", "published": 1.0}
+    moved = verify.compare_tables("claims", _text(claim), _text(claim | {"published": 1.01}), 0.3)
+    assert len(moved.different) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "identical", "within", "different"),
     [
@@ -39,7 +48,9 @@ def _text(*rows: dict) -> pd.DataFrame:
         ({"loss": "l2"}, 4, 0, 2),  # a row too many, a row too few
     ],
 )
-def test_a_cell(changes: dict, identical: int, within: int, different: int) -> None:
+def test_a_cell_is_identical_within_its_tolerance_or_different(
+    changes: dict, identical: int, within: int, different: int
+) -> None:
     other = ROW | {"loss": "l1"}
     found = verify.compare_tables("t", _text(ROW, other), _text(ROW | changes, other), decibels=0.28)
     assert (found.identical, found.within, len(found.different)) == (identical, within, different)
@@ -124,15 +135,15 @@ def test_a_changed_cell_of_any_committed_table_is_found(
     assert all(one.different for one in verify.verify("laptop")[0])
     assert not verify.print_verification("laptop")
     said = capsys.readouterr().out
-    assert "Different: more than what the evaluation explains" in said
+    assert "Different: more than the spread of the evaluation" in said
     assert "This scale has one seed" in said
 
 
-def test_what_is_missing(committed: Path) -> None:
+def test_a_scale_without_results_and_a_missing_table_are_named(committed: Path) -> None:
     with pytest.raises(UserError, match="no results of this scale"):
         verify.verify("smoke")
     (committed / "03_ablation" / "table1_ablation.csv").unlink()
-    with pytest.raises(UserError, match=r"table1_ablation.csv: missing; rebuild"):
+    with pytest.raises(UserError, match=r"table1_ablation.csv: missing; run notebook 03_ablation"):
         verify.verify("laptop")
 
 

@@ -34,7 +34,7 @@ def _sharpening(trained: float, evaluated: float) -> pd.DataFrame:
 
 def test_the_main_finding_turns_with_its_evidence() -> None:
     found = wording.main_finding(_sharpening(-0.02, 1.2))
-    assert "+1.18 dB by sharpening, is a matter of how it was measured" in found
+    assert "+1.18 dB from sharpening, comes from the way in which it was measured" in found
     assert "−0.02 dB [−0.12, +0.08]" in found
     assert "+1.20 dB [+1.10, +1.30] (3 seeds)" in found
     assert "does not depend on how our networks are evaluated" in wording.main_finding(_sharpening(1.0, 1.3))
@@ -56,7 +56,8 @@ def test_other_factors_are_reported_with_the_verdicts_on_the_reports_claims() ->
     effects_found = pd.DataFrame([_effect(TRAINED, "crops", -0.4, 0.3), _effect(EVALUATED, "crops", 1, 0)])
     found = wording.lasting_finding(pd.DataFrame(rows), effects_found)
     assert "(one seed), these choices change the PSNR: training on crops −0.40 dB [−0.70, −0.10]" in found
-    assert "(claimed: mixed results; not reproduced; by pairs −1.00 to +0.20 dB)" in found
+    judged = "the report: mixed results; our verdict: not reproduced; single pairs: −1.00 to +0.20 dB"
+    assert f"[−0.70, −0.10] ({judged})" in found
     assert "Adam" not in found  # not tested
     assert "sharpening" not in found
     assert "compares nothing else" in wording.lasting_finding(pd.DataFrame(rows[1:]), effects_found)
@@ -78,26 +79,24 @@ def test_an_effect_depends_on_length_if_its_intervals_part() -> None:
 
     changed = said(_at(10, 2.0), _at(5000, 0.1))
     assert changed == (
-        "On all validation images, between 10 and 5,000 images of training these effects change: "
-        "TConv − Upsample +2.00 dB [+1.90, +2.10], then +0.10 dB [0.00, +0.20] (both from the same "
-        "runs, whose rate may drop in between)."
+        "On all validation images, between 10 and 5,000 images seen these effects change: "
+        "TConv − Upsample from +2.00 dB [+1.90, +2.10] to +0.10 dB [0.00, +0.20] (both lengths come from the "
+        "same runs, whose learning rate may drop in between)."
     )
     crops = [_at(10, 0.3, factor="crops"), _at(5000, 0.2, factor="crops")]
     both = said(_at(10, 2.0), _at(5000, 0.1), *crops)
-    assert "[0.00, +0.20]; the other effects of Table I do not change clearly (both from" in both
+    assert "[0.00, +0.20]; the other effects of Table I do not change clearly (both lengths" in both
     small = said(_at(10, 0.21), _at(5000, 0.1))
     assert "no effect of Table I changes clearly" in small
     same = said(_at(10, 0.2), _at(5000, 0.1))
-    assert "between 10 and 5,000 images of training no effect of Table I changes clearly (both" in same
+    assert "between 10 and 5,000 images seen no effect of Table I changes clearly (both" in same
     longer = said(_at(10, 0.2), _at(5000, 0.1), _at(90_000, 3.0, "other"))
     assert longer.startswith(same)  # another scale differs in more than its length
-    assert (
-        "between 5,000 and 90,000 images of training these effects change: TConv − Upsample +0.10" in longer
-    )
+    assert "between 5,000 and 90,000 images seen these effects change: TConv − Upsample from +0.10" in longer
     assert longer.endswith("(at scale other, which differs in more than length).")
     few = said(_at(5000, 0.1), _at(90_000, 3.0, "other") | {"seeds": 1})
     assert few == (
-        "Whether the effects at 90,000 images (scale other) are others cannot be tested, because scale other "
+        "Whether the effects differ at 90,000 images (scale other) cannot be tested, because scale other "
         "has one seed."
     )
     shorter = said(_at(10, 3.0, "other"), _at(5000, 0.1))
@@ -109,7 +108,7 @@ def test_effects_of_every_source_stand_below_each_other() -> None:
     found = pd.DataFrame([_effect(REPORT, "arch", -0.3, 0.1), _effect(TRAINED, "arch", 0.1, 0.1)])
     length = pd.DataFrame([_at(10, 0.1), _at(50, 9.0, "other"), _at(90_000, 3.0, "other")])
     table = wording.effects_markdown(found, length, "s").splitlines()
-    assert table[0].startswith("| change of the PSNR (dB) | TConv − Upsample | sharpening |")
+    assert table[0].startswith("| change in PSNR (dB) | TConv − Upsample | sharpening |")
     gaps = " –" + " | –" * 3 + " |"
     assert table[2] == f"| ours, as trained (scale s: 10 images, 3 seeds) | +0.10 [0.00, +0.20] |{gaps}"
     assert (
@@ -123,7 +122,7 @@ def test_curves_say_who_is_ahead_first_and_last() -> None:
     rows += [(20, "B", 23.5), (15, "B", 30.0)]
     curves = pd.DataFrame(rows, columns=["images", "candidate", "psnr_mean"]).assign(seed=0)
     assert wording.curves_sentence(curves) == (
-        "After 10 images candidate A is ahead at 23.00 dB, with B less than 0.12 dB behind. "
+        "After 10 images candidate A is ahead at 23.00 dB; less than 0.12 dB behind: B. "
         "After 20 images candidate 1 is ahead at 24.00 dB."
     )
     diverged = pd.DataFrame([{"images": 10, "candidate": "1", "psnr_mean": 6.0, "seed": 1}])
@@ -132,12 +131,63 @@ def test_curves_say_who_is_ahead_first_and_last() -> None:
     )
 
 
+def test_failures_in_a_sentence() -> None:
+    rows = [("arch", "tconv", 1, 4, 0.006, 0.806), ("arch", "upsample", 0, 4, 0.0, 0.602)]
+    table = pd.DataFrame(rows, columns=["factor", "level", "failed", "runs", "low", "high"])
+    assert wording.failure_sentence(table) == (
+        "1 of 4 runs with TConv (1 to 81 %, 95 % interval) and 0 of 4 runs with Upsample (0 to 60 %, 95 % "
+        "interval) fail."
+    )
+    assert wording.failure_sentence(table.assign(failed=0)) == "No run of Table I fails."
+
+
+def test_a_dependence_needs_evidence_and_size() -> None:
+    row = {"source": TRAINED, "what": "crops: more", "estimate": -0.3, "low": -0.5, "high": -0.1}
+    said = "Choices depend on one another (crops: more: −0.30 dB [−0.50, −0.10])."
+    assert wording.dependence_finding(pd.DataFrame([row])) == said
+    for weaker in ({"high": 0.1}, {"estimate": -0.11}, {"source": EVALUATED}):
+        assert wording.dependence_finding(pd.DataFrame([row | weaker])) == ""
+
+
+def test_studies_in_a_sentence() -> None:
+    rows = [("a − b", 0.3, 0.2, 0.4, 3), ("c − b", 0.01, -0.02, 0.04, 3), ("d − b", 0.2, 0.1, 0.3, 3)]
+    table = pd.DataFrame(rows, columns=["what", "estimate", "low", "high", "seeds"])
+    said = "**Better: a − b (+0.30 dB), d − b (+0.20 dB). Too small to matter: c − b (+0.01 dB).**"
+    assert wording.study_sentence(table) == said
+    few = table.assign(low=float("nan"), seeds=1)
+    assert wording.study_sentence(few).endswith("there is no verdict with one seed.")
+    assert wording.study_sentence(table[:0]) == "This study is not run at this scale."
+
+
+def test_agreement_in_a_sentence_or_none() -> None:
+    report, april = "the report's Table I", "the authors, 2022-04-27, as trained"
+    rows = [(report, EVALUATED, "all", 0.5), (report, TRAINED, "all", 1.25)]
+    rows += [(april, TRAINED, "tconv", 0.3), (april, TRAINED, "upsample", 0.4)]
+    table = pd.DataFrame(rows, columns=["reference", "source", "arch", "mean_abs_diff"])
+    said = wording.agreement_sentence(table)
+    assert "0.50 dB when evaluated as the report did, and by 1.25 dB as trained" in said
+    assert "TConv networks differ from those values by 0.30 dB and our Upsample networks by 0.40 dB" in said
+    assert wording.agreement_sentence(table[1:]) == ""
+
+
+def test_readme_says_if_the_reports_network_loses_to_a_classical_method(tmp_path: Path) -> None:
+    folder = tmp_path / "laptop"
+    for name in ("01_data", "07_beyond"):
+        (folder / name).mkdir(parents=True)
+    BASELINES.to_csv(folder / "01_data" / "baselines.csv", index=False)
+    table = _references()
+    for final, said in ((24.1, False), (21.0, True)):
+        table.loc[table["method"] == "final model", "psnr_full"] = final
+        table.to_csv(folder / "07_beyond" / "references.csv", index=False)
+        assert ("does not reach the best classical method" in readme.result_table(folder)) == said
+
+
 def test_verdicts_are_counted_in_one_order() -> None:
     table = pd.DataFrame({"verdict": ["inconclusive", "reproduced", "not tested", "reproduced"]})
     assert wording.verdict_counts(table) == "2 reproduced, 1 inconclusive, 1 not tested"
 
 
-def test_without_a_test_set_numbers_are_said_to_be_read_where_choices_were_made() -> None:
+def test_without_a_test_set_numbers_are_said_to_be_measured_where_choices_were_made() -> None:
     assert "on which the settings were chosen" in wording.sets_sentence(test=False)
     assert "on which the settings were chosen" not in wording.sets_sentence(test=True)
     differences = pd.DataFrame([_effect(TRAINED, "loss", 0.3, 0.1)])
@@ -151,13 +201,14 @@ def test_without_a_test_set_numbers_are_said_to_be_read_where_choices_were_made(
 def test_verdicts_on_one_seed_have_no_rate_of_errors() -> None:
     row = {"claim": "adam_better", "verdict": "reproduced", "verdict_report_evaluation": None}
     weighed = pd.DataFrame([row])
-    assert "chance makes at most 0.3 verdicts wrong" in wording.claims_sentence(weighed, {}, 0.3)
+    rated = wording.claims_sentence(weighed, {}, 0.3)
+    assert "at most 0.3 verdicts are expected to be wrong by chance" in rated
     assert "how many are wrong by chance is not known" in wording.claims_sentence(weighed, {}, 0.0)
 
 
 def test_an_interval_that_is_missing_is_no_verdict() -> None:
     row = _effect(TRAINED, "loss", 0.3, float("nan"))
-    assert wording.outcome(row) == "open"
+    assert wording.outcome(row) == "not tested"
     assert wording.interval(row) == "(no interval)"
 
 
@@ -280,7 +331,7 @@ def test_readme_takes_its_results_from_files(elsewhere: Params, tmp_path: Path) 
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("Title\n")
     assert text.endswith("\nEnd\n")
-    assert "is a matter of how it was measured" in text
+    assert "comes from the way in which it was measured" in text
     assert "| median (radius 1) | 22.50 | 23.40 |" in text  # the best one on validation, not on test
     assert "linear filter" not in text
     assert "| best model | 24.70 | 25.60 |" in text

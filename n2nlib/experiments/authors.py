@@ -30,9 +30,9 @@ REFERENCES = {  # column of `published_networks` -> what it is, in words
     "printed": "the report's Table I",
     "psnr_2022_04_20": "the authors, 2022-04-20, as trained",
     "psnr_2022_04_27": "the authors, 2022-04-27, as trained",
-    "psnr_2022_05_11": "the authors, 2022-05-11, as the report evaluated",
-    "psnr_full": "the authors' networks by us, as trained",
-    "report_full": "the authors' networks by us, as the report evaluated",
+    "psnr_2022_05_11": "the authors, 2022-05-11, with the report's evaluation",
+    "psnr_full": "the authors' networks, evaluated by us, as trained",
+    "report_full": "the authors' networks, evaluated by us, with the report's evaluation",
 }
 BESIDE = {  # the columns of `published_networks` that `side_by_side` shows, and their names there
     "printed": "printed",
@@ -102,15 +102,14 @@ def read_setting(path: Path) -> dict[str, object] | None:
     return setting | {"sharpen": sharpen == "yes", "crops": crops == "yes", "epochs": int(epochs)}
 
 
-def evaluate_networks(folder: Path | str, pairs: PairSet) -> pd.DataFrame:
+def evaluate_networks(folder: Path, pairs: PairSet) -> pd.DataFrame:
     """Evaluate the authors' networks in `folder` and below on the validation pairs.
 
     A file is named like L1_Adam_no_sharp_no_crops_20epochs.pth, or lies in a folder of that name, as in their
     repository. Columns as of `published.authors_networks`: loss, optimizer, sharpen, crops, arch, epochs, and
-    the global PSNR (dB) as trained, psnr_full, and as the report evaluated, report_full. Raises `UserError`
-    if there is no such file, or naming a file that is not such a network.
+    the global PSNR (dB) as trained, psnr_full, and with the report's evaluation, report_full. Raises
+    `UserError` if there is no such file, or naming a file that is not such a network.
     """
-    folder = Path(folder)
     settings = {path: setting for path in sorted(folder.rglob("*.pth")) if (setting := read_setting(path))}
     if not settings:
         raise UserError(
@@ -139,7 +138,7 @@ def published_networks() -> pd.DataFrame:
 
     Columns: loss, optimizer, sharpen, crops, arch, and dB, NaN where a value or the weights are not
     published: printed (Table I), psnr_2022_04_20, psnr_2022_04_27, psnr_2022_05_11 (by the authors),
-    psnr_full, report_full (by us, as trained and as the report evaluated).
+    psnr_full, report_full (by us, as trained and with the report's evaluation).
     """
     evaluated, networks = (
         table[table["epochs"] == published.EPOCHS["ablation"]]
@@ -158,8 +157,8 @@ def side_by_side(table1: pd.DataFrame) -> pd.DataFrame:
 
     - printed: Table I of the report, mean over subsets
     - authors_trained: the authors' evaluation of 2022-04-27, as trained, all validation images
-    - authors_report: their evaluation of the same weights on 2022-05-11, as the report evaluated, mean over
-      subsets
+    - authors_report: their evaluation of the same weights on 2022-05-11, which is the report's evaluation,
+      mean over subsets
     - theirs_trained, theirs_report: our evaluation of these weights on all validation pairs that `published`
       describes
     - ours_trained, ours_report: our networks (`table1` has a row for each run), mean over subsets and seeds,

@@ -13,7 +13,7 @@ from torch import Tensor
 from n2nlib import metrics
 from n2nlib.denoiser import Denoiser
 from n2nlib.experiments import beyond, effects
-from n2nlib.experiments.results import Experiment, search_record
+from n2nlib.experiments.results import Experiment
 from n2nlib.files import read_json, write_text
 from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
@@ -30,7 +30,7 @@ OF_TEST = {  # measure -> its name on the test set
     "ssim": "test_ssim",
 }
 PHOTOGRAPHS = {  # of a source, in words
-    "bundled": "the colour photographs inside scikit-image, scikit-learn and matplotlib",
+    "bundled": "the colour photographs that come with scikit-image, scikit-learn and matplotlib",
     "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
     "folder": "a folder of photographs",
     "ee559": "the images of the EPFL course EE-559 (2022), which are not redistributable",
@@ -98,13 +98,6 @@ def evaluations(best: Experiment, pairs: PairSet, params: Params) -> pd.DataFram
     )
 
 
-def metrics_of_best(evaluations: pd.DataFrame, params: Params) -> dict[str, float]:
-    """The metrics of the best model, with flips if `best.flips` asks for them, from `evaluations`."""
-    passes = 4 if params.best.flips else 1
-    rows = evaluations[(evaluations["model"] == BEST) & (evaluations["passes"] == passes)]
-    return rows.iloc[0].drop(["model", "passes"]).to_dict()
-
-
 def references(
     pairs: PairSet, models: Mapping[str, Sequence[Denoiser]], classical: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -119,7 +112,7 @@ def references(
     split = "test" if pairs.test else "validation"
     noisy, clean = (getattr(pairs, split)[version].numpy() for version in ("noisy_1", "clean"))
     photographs = pairs.photographs(split)
-    denoised = {name: [found] for name, found in baselines.denoise_all(pairs, split).items()}
+    denoised = {name: [method(noisy)] for name, method in baselines.tuned(pairs).items()}
     denoised |= {name: [model.predict(noisy) for model in seeds] for name, seeds in models.items()}
     rows, errors, compared = [], {}, []
     for name, seeds in denoised.items():
@@ -138,10 +131,10 @@ def references(
 def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params) -> pd.DataFrame:
     """budget.csv: from the report's network to the best model, step by step, on the validation images.
 
-    All steps but the last are short trainings of notebook 07, one for each seed. Columns: model; psnr_mean,
+    All steps but the last are short runs of notebook 07, one for each seed. Columns: model; psnr_mean,
     psnr_full and psnr_per_image (dB, means over seeds); the gain of psnr_full over the row above (dB) with
-    its interval (low, high) over images and, from three seeds on, over seeds; basis; passes per prediction;
-    images of one training.
+    its interval (low, high) over images and, with three or more seeds, over seeds; basis; passes per
+    prediction; images that one run sees.
     """
     flips = params.best.flips
     steps = [
@@ -154,19 +147,17 @@ def budget(studies: Experiment, best: Experiment, pairs: PairSet, params: Params
         )
     ]
     steps.append(("with the mean over four flips", beyond.read_models(studies) if flips else [], True))
-    steps.append(("with the long training of the best model", best.finished[:1], flips))
+    steps.append(("with the long run of the best model", best.finished[:1], flips))
     rows: list[dict[str, object]] = []
     before: np.ndarray | None = None
     for name, results, with_flips in (step for step in steps if step[1]):
         mse = np.stack([_errors(result, pairs, with_flips) for result in results])
         measured = pd.DataFrame([metrics.summarize(one, params.evaluation, params.seed) for one in mse])
         row = {"model": name} | measured.drop(columns="psnr_std").mean().to_dict()
-        gain = (np.nan,) * 3
+        row |= {"gain": np.nan, "low": np.nan, "high": np.nan}
         if before is not None:  # the long run has one seed, and is compared with the run of every seed
-            photographs = pairs.photographs("validation")
-            found = effects.compare(np.broadcast_to(mse, before.shape), before, photographs)
-            gain = (found.estimate, found.low, found.high)
-        row |= dict(zip(("gain", "low", "high"), gain, strict=True))
+            found = effects.compare(mse, before, pairs.photographs("validation"))
+            row |= {"gain": found.estimate, "low": found.low, "high": found.high}
         row |= {"basis": effects.basis(len(mse)), "passes": 4 if with_flips else 1}
         row["images"] = np.mean([result.about["images"] for result in results])
         rows.append(row)
@@ -180,15 +171,6 @@ def _errors(result: Result, pairs: PairSet, flips: bool) -> np.ndarray:
         return result.errors["mse"]
     denoised = denoiser(result, flips).predict(pairs.validation["noisy_1"].numpy())
     return metrics.mse_per_image(denoised, pairs.validation["clean"].numpy())
-
-
-def recipe_search(scale: str) -> pd.DataFrame | None:
-    """The record of `benchmarks.recipe`, which chose the recipe of section `best`; None if there is none.
-
-    One row per variant and schedule ("short", "long"): variant, schedule, psnr_full (dB), its gain over the
-    first variant of the schedule with an interval over images (gain, low, high, dB), images and seconds.
-    """
-    return search_record("recipe", scale)
 
 
 def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.DataFrame:
@@ -217,14 +199,14 @@ def selection(table: pd.DataFrame, runs_of: str) -> pd.DataFrame:
 
 CARD = """# Denoiser for pixelated photographs
 
-This network ({arch}, width {width}, {megabytes:.1f} MB) removes the noise of images of which each pixel is
-one pixel drawn at random from a block of a photograph. It was trained by Noise2Noise: on pairs of noisy
-images, without any clean one. It is the best model of scale {scale}. A prediction costs {passes}.
+This network ({arch}, width {width}, {megabytes:.1f} MB) removes the noise of images in which each pixel was
+drawn at random from a block of a photograph. It was trained with Noise2Noise, on pairs of noisy images,
+without any clean one. It is the best model of scale {scale}. A prediction takes {passes}.
 
     python -m n2nlib denoise noisy.png -o denoised.png --model best.safetensors
 
 ## What it is for
-- RGB images with noise that has mean zero and is independent from pixel to pixel, as above.
+- RGB images in which each pixel was drawn at random from a block of a photograph, as described above.
 - Comparison with other denoisers on such images.
 
 ## What it is not for
@@ -233,9 +215,9 @@ images, without any clean one. It is the best model of scale {scale}. A predicti
 
 ## Training
 - Photographs: {photographs} of {source}, from which {pairs:,} pairs of {size} x {size} pixels were made.
-- {images:,} images of training in {hours:.2f} hours of one process ({machine}): Adam, one-cycle rate
+- {images:,} images seen in {hours:.2f} hours of one process ({machine}): Adam, one-cycle rate
   up to {learning_rate:g}, batches of {batch_size}, loss {loss}. best.json has all parameters.
-- Every choice was made on other photographs than those that the numbers below are for, if these say "test".
+- If the table below says "test", no choice was made on its photographs.
 
 ## Numbers
 | Images: {split} | PSNR (dB) | PSNR per image (dB) | SSIM |
@@ -264,7 +246,9 @@ def write_card(params: Params, pairs: PairSet) -> Path:
     text = CARD.format(
         **about["parameters"] | about,  # all that best.json says of the run and its model
         megabytes=(folder / "best.safetensors").stat().st_size / 1e6,
-        passes="four passes, the mean over the four flips of the image" if about["flips"] else "one pass",
+        passes="four passes: it is the mean over the four flips of the image"
+        if about["flips"]
+        else "one pass",
         photographs=f"{card['photographs']['train']:,}",
         source=photographs_in_words(params),
         pairs=card["counts"]["train"],

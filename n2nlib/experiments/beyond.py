@@ -37,7 +37,6 @@ INITIALISATIONS = {
     FAN_IN: {"arch": "tconv", "init": "fan_in"},
     UPSAMPLE: {"arch": "upsample", "init": "library"},
 }
-MORE_CONTRASTS = ((FAN_IN, UPSAMPLE),)  # besides those with the first variant of a study
 NOISE_DRAWS = "noise draws"
 SIZE = "image size"  # how the names of the studies of image sizes begin
 
@@ -168,7 +167,7 @@ def size_name(size: int) -> str:
 def set_options(params: Params) -> dict[str, Params]:
     """The parameters of the pair sets of notebook 07 besides the scale's own, by name.
 
-    The sets "fresh" (of the study of noise draws) and "best" keep the cells behind their pairs for new noisy
+    The sets "fresh" (of the study of noise draws) and "best" keep the blocks behind their pairs for new noisy
     versions. Every set takes its photographs from the three parts of the scale's own set, and "fresh" and
     "best" have its validation and test pairs.
     """
@@ -216,7 +215,7 @@ def of_variant(studies: Experiment, study: str, variant: str) -> list[Result]:
 
 
 def read_models(studies: Experiment) -> list[Result]:
-    """The runs whose models notebook 07 reads: short trainings that predict with flips, see `best.budget`."""
+    """The runs whose models notebook 07 reads: short runs that predict with flips, see `best.budget`."""
     return of_variant(studies, "network", BEST_NETWORK) or of_variant(studies, "recipe", ONE_CYCLE)
 
 
@@ -232,7 +231,7 @@ def study_effects(table: pd.DataFrame) -> pd.DataFrame:
         values = part.pivot(index="seed", columns="variant", values="psnr_mean")
         first, *others = dict.fromkeys(part["variant"])
         contrasts = [(name, first) for name in others]
-        contrasts += [pair for pair in MORE_CONTRASTS if values.columns.isin(pair).sum() == 2]
+        contrasts += [(FAN_IN, UPSAMPLE)] * ({FAN_IN, UPSAMPLE} <= set(values))
         for name, reference in contrasts:
             found = effects.single((values[name] - values[reference]).to_numpy())
             rows.append({"study": study, "what": f"{name} − {reference}"} | vars(found))
@@ -267,8 +266,8 @@ def _explained(contrasts: pd.DataFrame) -> str:
         return f"{seeds} cannot tell if the initialisation explains how TConv differs from Upsample"
     if before["low"] <= 0 <= before["high"] or abs(before["estimate"]) < MARGIN:
         return (
-            "no difference of TConv and Upsample is established that matters and that the initialisation "
-            "could explain"
+            "no relevant difference between TConv and Upsample is established that the initialisation could "
+            "explain"
         )
     if effects.within_margin(after["low"], after["high"]):
         return (
@@ -281,7 +280,7 @@ def _explained(contrasts: pd.DataFrame) -> str:
             "difference that matters is established"
         )
     if (before["estimate"] > 0) == (after["estimate"] > 0):  # the two subtract in opposite directions
-        return "the right fan-in reverses the difference of TConv and Upsample"
+        return "the right fan-in reverses the difference between TConv and Upsample"
     if moved["low"] > 0 if before["estimate"] > 0 else moved["high"] < 0:
         return "the initialisation explains a part of how TConv differs from Upsample"
     return (

@@ -3,15 +3,14 @@
 A rule judges an effect by its 95 % interval and a margin of 0.12 dB, the evaluation spread that the report
 prints. It can reproduce a claim, refute it, call the difference too small to matter, or leave it open. A true
 effect of 0 reproduces a claim of a difference with a probability of at most 2.5 %. A true effect of 0.12 dB
-or more is ruled out or called too small with at most the same probability. What lies between may be called
-either. With fewer than three seeds this holds for the runs that were trained and says nothing about other
-seeds. It also takes both choices to fail equally often: if one fails more often, the medians lean to the
-other one, so failures are weighed beside the verdicts.
+or more is ruled out or called too small with at most the same probability. Effects in between may get
+either verdict. With fewer than three seeds this holds for the runs that were trained and says nothing about
+other seeds. It also assumes that both choices fail equally often: if one fails more often, the medians lean
+to the other one, so failures are weighed beside the verdicts.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,15 +20,7 @@ import numpy as np
 import pandas as pd
 
 from n2nlib.experiments import effects, published
-from n2nlib.experiments.effects import (
-    AS_REPORT,
-    AS_TRAINED,
-    CONFIDENCE,
-    FEWEST_SEEDS,
-    MARGIN,
-    NORMAL_REACH,
-    Effect,
-)
+from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, FEWEST_SEEDS, MARGIN, NORMAL_REACH, Effect
 from n2nlib.experiments.paper_runs import ABLATION, BASELINE, has_setting
 
 REPRODUCED, NOT_REPRODUCED, TOO_SMALL = "reproduced", "not reproduced", "too small to matter"
@@ -80,7 +71,7 @@ Rule = Callable[[Effect], str]
 
 def words(rule: Rule) -> str:
     """The text of a rule."""
-    return " ".join((inspect.getdoc(rule) or "").split())
+    return " ".join(rule.__doc__.split())
 
 
 def better(effect: Effect) -> str:
@@ -102,11 +93,11 @@ def worse(effect: Effect) -> str:
 
 
 def consistently_better(effect: Effect) -> str:
-    """Not reproduced: more than one of eight pairs, and at least two, have an established loss: there are
+    """Not reproduced: more than an eighth of the pairs, and at least two, have an established loss: there are
     three seeds or more, the interval of the pair over them lies below 0, and its mean is at least 0.12 dB
     below it. Otherwise reproduced: the interval lies above 0, the estimate is at least 0.12 dB above it, and
-    nine of ten pairs gain. Too small to matter: the interval lies within 0.12 dB of 0. Not reproduced: it
-    rules out a gain of 0.12 dB.
+    at least 90 % of the pairs have a gain. Too small to matter: the interval lies within 0.12 dB of 0. Not
+    reproduced: it rules out a gain of 0.12 dB.
     """
     if _many(effect.losses, effect.pairs):
         return NOT_REPRODUCED
@@ -115,12 +106,12 @@ def consistently_better(effect: Effect) -> str:
 
 
 def mixed(effect: Effect) -> str:
-    """Reproduced: more than one of eight pairs, and at least two, have an established gain, and as many have
-    an established loss. Not reproduced: so many pairs are established on one side that too few are left for
-    the other. Too small to matter: no pair is established, and the interval lies within 0.12 dB of 0. A pair
-    is established if its own interval over seeds leaves out 0 and its mean is at least 0.12 dB away from it.
-    With fewer than four pairs the verdict is inconclusive, and with fewer than three seeds the claim is not
-    tested.
+    """Reproduced: more than an eighth of the pairs, and at least two, have an established gain, and as many
+    have an established loss. Not reproduced: so many pairs are established on one side that too few are left
+    for the other. Too small to matter: no pair is established, and the interval lies within 0.12 dB of 0. A
+    pair is established if its own interval over seeds leaves out 0 and its mean is at least 0.12 dB away from
+    it. With fewer than four pairs the verdict is inconclusive, and with fewer than three seeds the claim is
+    not tested.
     """
     rarer, more = sorted((effect.gains, effect.losses))
     if effect.seeds < FEWEST_SEEDS or effect.pairs < 4:
@@ -133,8 +124,8 @@ def mixed(effect: Effect) -> str:
 
 
 def no_advantage(effect: Effect) -> str:
-    """Reproduced: the interval rules out a gain of 0.12 dB. Too small to matter: it does so but lies above 0.
-    Not reproduced: the interval lies above 0 and the estimate is at least 0.12 dB.
+    """Reproduced: the interval rules out a gain of 0.12 dB. Too small to matter: the interval does so, but
+    lies above 0. Not reproduced: the interval lies above 0 and the estimate is at least 0.12 dB.
     """
     if effect.high < MARGIN:
         return TOO_SMALL if effect.low > 0 else REPRODUCED
@@ -142,7 +133,9 @@ def no_advantage(effect: Effect) -> str:
 
 
 def similar(effect: Effect) -> str:
-    """Reproduced: the interval lies within 0.12 dB of 0. Not reproduced: it lies wholly beyond."""
+    """Reproduced: the interval lies within 0.12 dB of 0. Not reproduced: the whole interval is
+    more than 0.12 dB from 0.
+    """
     if effects.within_margin(effect.low, effect.high):
         return REPRODUCED
     return NOT_REPRODUCED if effect.low > MARGIN or effect.high < -MARGIN else INCONCLUSIVE
@@ -174,7 +167,7 @@ def _table1(factor: str) -> Measure:
 
 
 def _table3(factor: str, compared: str) -> Measure:
-    copies = "" if factor == "sigma_n" else "; values of sigma_n stand for one setting"
+    copies = "" if factor == "sigma_n" else "; settings that differ only in sigma_n count as one"
     return Measure(f"{_T3}, {compared}{copies}", partial(_compared, "table3", factor))
 
 
@@ -201,7 +194,7 @@ def _table(name: str, results: Results) -> pd.DataFrame:
     return table if results.value in table else table.head(0)
 
 
-@partial(Measure, f"{_T1}, effect of crops with sharpening minus that without, fours of settings")
+@partial(Measure, f"{_T1}, effect of crops with sharpening minus that without, over groups of four settings")
 def _crops_with_sharpening(results: Results) -> Effect | None:
     return effects.interaction(_table("table1", results), "crops", "sharpen", results.value)
 
@@ -232,7 +225,8 @@ def _new_models(results: Results) -> Effect | None:
 
 @partial(
     Measure,
-    f"{_T1}, that setting minus the best other one, which other seeds choose (one seed has no interval)",
+    f"{_T1}, that setting minus the best other setting, which is chosen on the other seeds (no interval with "
+    "one seed)",
 )
 def _optimal_network(results: Results) -> Effect | None:
     table, value = _table("table1", results), results.value
@@ -303,25 +297,21 @@ def _fluctuation(candidate: str, results: Results) -> pd.Series:
     """
     parts = [_curve(candidate, when, results).assign(part=when) for when in (SECOND, LATE)]
     curve = pd.concat(parts, ignore_index=True)
-    distances = curve.groupby(["seed", "part"])[results.value].transform(_bend).abs()
+    psnr = curve.groupby(["seed", "part"])[results.value]
+    distances = (curve[results.value] - (psnr.shift(1) + psnr.shift(-1)) / 2).abs()
     failed = curve.groupby("seed")[results.value].last() < results.noisy_db
     return distances.groupby(curve["seed"]).mean().mask(failed)
 
 
-def _bend(psnr: pd.Series) -> pd.Series:
-    """Each value minus the mean of its two neighbours; NaN at both ends."""
-    return psnr - (psnr.shift(1) + psnr.shift(-1)) / 2
-
-
 @partial(
     Measure,
-    "benchmarks/records/rates_<scale>.csv: psnr_full of Adam's longest runs that all rates above 0.001 have, "
-    "minus that of the noisy input",
+    "benchmarks/records/rates_<scale>.csv: psnr_full of the runs with Adam at rates above 0.001, over the "
+    "longest schedule that was tried at all of them, minus that of the noisy input",
 )
 def _high_rates(results: Results) -> Effect | None:
-    """A rate that survives a short training may end a long one, so long ones are read if all rates have one.
+    """A rate that works in a short run may make a long one fail, so long runs are used if all rates have one.
 
-    Only rates that survive are tried with more seeds, so all seeds but the first have no say here.
+    Only rates that survive are tried with more seeds, so only the first seed is used here.
     """
     search = results.rate_search
     if search is None or results.value != AS_TRAINED:
@@ -356,7 +346,7 @@ CLAIMS: dict[str, tuple[Rule, Measure]] = {  # their words: `published.statement
     "mse_consistent": (consistently_better, _table1("loss")),
     "adam_better": (better, _table1("optimizer")),
     "crops_with_sharpening": (worse, _crops_with_sharpening),
-    "annealing_no_advantage": (no_advantage, _table3("annealing_steps", "most annealing steps minus fewest")),
+    "annealing_no_advantage": (no_advantage, _table3("annealing_steps", "most annealing steps minus none")),
     "higher_rates_better": (better, _table3("lr0", "highest lr0 minus lowest")),
     "strong_noise_worse": (worse, _table3("sigma_n", "largest sigma_n minus the middle one")),
     "stronger_sharpening_worse": (worse, _table3("tau_sharp", "largest tau_sharp minus smallest above 0")),
@@ -397,7 +387,8 @@ def _final(ours: Results, theirs: Results, comparable: bool) -> dict[str, object
         "ci_high": psnr + reach,
         "verdict": verdict if comparable and not np.isnan(gap) else NOT_TESTED,
         "basis": effects.basis(1),
-        "rule": "Reproduced: within 0.12 dB of the report's value. Not reproduced: the interval is beyond.",
+        "rule": "Reproduced: within 0.12 dB of the report's value. Not reproduced: the whole interval is "
+        "more than 0.12 dB from it.",
         "evidence": "06_discussion/metrics.json: global PSNR of the final model; the course's images only",
     }
 
@@ -429,7 +420,7 @@ def chance_errors(weighed: pd.DataFrame) -> float:
 
     Every rule errs with a probability of at most 2.5 %, and expectations add up although claims share runs.
     """
-    return rated_verdicts(weighed) * (1 - CONFIDENCE) / 2
+    return rated_verdicts(weighed) * effects.TAILS[0]
 
 
 def rated_verdicts(weighed: pd.DataFrame) -> int:

@@ -18,7 +18,6 @@ PROGRESS = dict(zip(EVALUATIONS, ("psnr_full", "report_full"), strict=True))  # 
 
 def our_results(chain: Chain) -> Results:
     """What the claims are measured on, with the error of each image for comparisons of single settings."""
-    trained = [*chain.ablation.finished, *chain.curves.finished, *chain.fine_tuning.finished]
     return Results(
         table1=chain.ablation.table,
         table3=chain.fine_tuning.table,
@@ -27,7 +26,7 @@ def our_results(chain: Chain) -> Results:
         noisy_db=chain.pairs.card["noisy_psnr_db"]["validation"]["global"],
         photographs=chain.pairs.photographs("validation"),
         final_psnr=float(chain.final.table["psnr_full"].iloc[0]),
-        errors={result.name: result.errors for result in trained},
+        errors={result.name: result.errors for result in chain.ablation.finished},
         curve_errors={
             (one.row["candidate"], one.row["seed"]): result.curve
             for one, result in zip(chain.curves.planned, chain.curves.finished, strict=True)

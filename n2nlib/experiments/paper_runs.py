@@ -40,7 +40,7 @@ def run_params(params: Params, setting: dict[str, Any], seed: int, **schedule: A
     return RunParams(**(values | schedule))
 
 
-def _schedule(section: Any, setting: dict[str, Any]) -> dict[str, Any]:
+def schedule_of(section: Any, setting: dict[str, Any]) -> dict[str, Any]:
     """Rate, annealing and epochs of a setting in section `ablation` or `curves`."""
     rates = getattr(section.learning_rates, setting["optimizer"])
     epochs = section.crops_epochs if setting["crops"] else section.epochs
@@ -50,14 +50,11 @@ def _schedule(section: Any, setting: dict[str, Any]) -> dict[str, Any]:
 
 def ablation_runs(params: Params) -> list[Planned]:
     """Table I: every combination of the lists in section `ablation`, with every seed."""
-    options = params.ablation
-    order = ["loss", "optimizer", "crops", "sharpen", "arch"]
-    settings = [
-        dict(zip(order, values, strict=True))
-        for values in product(*(getattr(options, name) for name in order))
-    ]
+    options, order = params.ablation, ["loss", "optimizer", "crops", "sharpen", "arch"]
+    grid = product(*(getattr(options, name) for name in order))
+    settings = [dict(zip(order, values, strict=True)) for values in grid]
     return [
-        Planned(setting | {"seed": seed}, run_params(params, setting, seed, **_schedule(options, setting)))
+        Planned(setting | {"seed": seed}, run_params(params, setting, seed, **schedule_of(options, setting)))
         for setting in settings
         for seed in options.seeds
     ]
@@ -96,7 +93,7 @@ def curve_runs(params: Params, candidates: pd.DataFrame) -> list[Planned]:
     return [
         Planned(
             {"candidate": row["candidate"], "seed": seed},
-            run_params(params, row, seed, **_schedule(options, row)),
+            run_params(params, row, seed, **schedule_of(options, row)),
         )
         for row in candidates.to_dict("records")
         for seed in options.seeds

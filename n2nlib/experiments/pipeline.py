@@ -24,7 +24,7 @@ from n2nlib.train.sweep import client, default_workers, train_all
 class Chain:
     """The experiments of `params`. Each attribute trains what it needs and what is not on disk yet.
 
-    `train` has the signature of `sweep.train_all`. Raises `UserError` for what a user can mend.
+    `train` has the signature of `sweep.train_all`. Raises `UserError` for what a user can correct.
     """
 
     def __init__(self, params: Params, train: Callable[..., list[Result]] = train_all) -> None:

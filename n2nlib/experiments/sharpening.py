@@ -13,6 +13,8 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.train.evaluate import predict
 from n2nlib.train.network import Network
 
+OUTPUTS = ("output", "sharpened output")
+
 
 def spectrum(images: np.ndarray) -> pd.Series:
     """Radially averaged power spectrum of N x C x S x S images without their means, in grey levels squared.
@@ -30,43 +32,42 @@ def spectrum(images: np.ndarray) -> pd.Series:
     return pd.Series(means, index=pd.Index(rings / size, name="frequency"), name="power")
 
 
-def spectra(network: Network, pairs: PairSet) -> pd.DataFrame:
-    """Spectra of the validation images, tidy: frequency (cycles per pixel), power, which.
+def outputs(network: Network, pairs: PairSet) -> dict[str, np.ndarray]:
+    """The validation images and what `network`, trained without sharpening, makes of them: N x 3 x S x S.
 
-    `which` is "clean image", "noisy input", "output", "sharpened output", "error of the output" and "error of
-    the sharpened output". `network` is one that was trained without sharpening.
+    Names: "clean image", "noisy input" and `OUTPUTS`.
     """
     noisy, clean = pairs.validation["noisy_1"], pairs.validation["clean"].numpy().astype(np.float32)
-    output, sharpened = predict(network, noisy)
-    shown = {
-        "clean image": clean,
-        "noisy input": noisy.numpy(),
-        "output": output,
-        "sharpened output": sharpened,
-        "error of the output": output - clean,
-        "error of the sharpened output": sharpened - clean,
-    }
-    frames = [spectrum(images).reset_index().assign(which=which) for which, images in shown.items()]
+    shown = {"clean image": clean, "noisy input": noisy.numpy()}
+    return shown | dict(zip(OUTPUTS, predict(network, noisy), strict=True))
+
+
+def spectra(images: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Spectra of what `outputs` gives and of the errors, tidy: frequency (cycles per pixel), power, which.
+
+    `which` is a name of `outputs`, "error of the output" or "error of the sharpened output".
+    """
+    errors = {f"error of the {name}": images[name] - images["clean image"] for name in OUTPUTS}
+    frames = [spectrum(one).reset_index().assign(which=which) for which, one in (images | errors).items()]
     return pd.concat(frames, ignore_index=True)
 
 
-def summary(network: Network, pairs: PairSet) -> pd.DataFrame:
-    """What sharpening costs, as which ("output", "sharpened output"), psnr_full (dB) and two energy ratios.
+def summary(images: dict[str, np.ndarray]) -> pd.DataFrame:
+    """What sharpening costs, as which (of `OUTPUTS`), psnr_full (dB) and two energy ratios.
 
     An energy is the sum of the squared differences of neighbouring pixels. gradient_energy is that of an
     output over that of the clean image, so 1 is as sharp as the clean image. error_energy compares the
     errors of the outputs in the same way, with the error before sharpening as 1.
     """
-    clean = pairs.validation["clean"].numpy().astype(np.float32)
-    output, sharpened = predict(network, pairs.validation["noisy_1"])
-    sharp, error = gradient_energy(clean).sum(), gradient_energy(output - clean).sum()
+    clean = images["clean image"]
+    sharp, error = gradient_energy(clean).sum(), gradient_energy(images["output"] - clean).sum()
     rows = [
         {
             "which": which,
-            "psnr_full": psnr_full(mse_per_image(images, clean)),
-            "gradient_energy": gradient_energy(images).sum() / sharp,
-            "error_energy": gradient_energy(images - clean).sum() / error,
+            "psnr_full": psnr_full(mse_per_image(images[which], clean)),
+            "gradient_energy": gradient_energy(images[which]).sum() / sharp,
+            "error_energy": gradient_energy(images[which] - clean).sum() / error,
         }
-        for which, images in (("output", output), ("sharpened output", sharpened))
+        for which in OUTPUTS
     ]
     return pd.DataFrame(rows)

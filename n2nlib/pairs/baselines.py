@@ -1,23 +1,23 @@
 """Classical denoisers, so that no network's PSNR stands alone.
 
-What a method leaves open is chosen as Noise2Noise chooses weights: so that its result on first noisy
-versions comes nearest to the second noisy versions (mean squared error), on training pairs. No clean image
-takes part, and no validation or test image. Left out are BM3D (its package is closed and for non-commercial
+The parameter of a method is chosen as Noise2Noise chooses weights: its result on the first noisy versions
+must come nearest to the second ones (mean squared error), on training pairs. No clean image takes part, and
+no validation or test image. Left out are BM3D (its package is closed and for non-commercial
 use only), and scikit-image's bilateral filter, which does worse than the median here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from inspect import signature
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import correlate, gaussian_filter, median_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from torch import Tensor
 
-from n2nlib.files import UserError, relative
 from n2nlib.metrics import mse_per_image, perceptual, psnr_full, psnr_per_image
 from n2nlib.pairs.pair_set import PairSet
 
@@ -128,23 +128,17 @@ def linear(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return filtered.clip(0, 255)
 
 
-def denoise_all(pairs: PairSet, split: str = "validation") -> dict[str, np.ndarray]:
-    """The noisy input and what each method makes of it, float32 N x 3 x S x S in [0, 255].
+def tuned(pairs: PairSet) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """The noisy input and each method, tuned on training pairs: name -> function of N x 3 x S x S images.
 
-    Names carry the chosen parameter. `split` is "validation" or "test"; raises `UserError` if there is no
-    test set.
+    Names carry the chosen parameter. A function returns float32 images in [0, 255].
     """
-    if not getattr(pairs, split):
-        cure = f"set pairs.{split} and run notebook 01"
-        raise UserError(f"{relative(pairs.folder)}: holds no {split} images; {cure}")
-    noisy = getattr(pairs, split)["noisy_1"].numpy()
-    denoised = {NOISY: noisy.astype(np.float32)}
+    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {NOISY: lambda noisy: noisy.astype(np.float32)}
     for name, (method, values) in METHODS.items():
         value, parameter = choose(method, values, pairs), list(signature(method).parameters)[1]
-        denoised[f"{name} ({parameter} {value:g})"] = method(noisy, value)
+        methods[f"{name} ({parameter} {value:g})"] = partial(method, **{parameter: value})
     weights = fit_linear(*(pairs.train[name][:FITTED_ON].numpy() for name in ("noisy_1", "noisy_2")))
-    denoised[f"linear filter ({TAPS} x {TAPS})"] = linear(noisy, weights)
-    return denoised
+    return methods | {f"linear filter ({TAPS} x {TAPS})": partial(linear, weights=weights)}
 
 
 def baseline_row(name: str, images: np.ndarray, clean: np.ndarray) -> dict[str, object]:
@@ -154,11 +148,12 @@ def baseline_row(name: str, images: np.ndarray, clean: np.ndarray) -> dict[str, 
     return row | perceptual(images, clean)
 
 
-def baselines(pairs: PairSet, split: str = "validation") -> pd.DataFrame:
-    """A row of `baseline_row` for the noisy input and for each method, on the images of `split`."""
-    denoised = denoise_all(pairs, split)
-    clean = getattr(pairs, split)["clean"].numpy()
-    return pd.DataFrame([baseline_row(name, images, clean) for name, images in denoised.items()])
+def baselines(
+    methods: Mapping[str, Callable[[np.ndarray], np.ndarray]], images: Mapping[str, Tensor]
+) -> pd.DataFrame:
+    """A row of `baseline_row` for each method of `tuned`, on the noisy and clean images of a split."""
+    noisy, clean = (images[version].numpy() for version in ("noisy_1", "clean"))
+    return pd.DataFrame([baseline_row(name, method(noisy), clean) for name, method in methods.items()])
 
 
 def best(table: pd.DataFrame) -> tuple[str, float]:

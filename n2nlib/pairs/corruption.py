@@ -1,8 +1,8 @@
 """From a photograph to two noisy images and a clean one.
 
 The corruption is the one that the course calls "downsampled, pixelated". A photograph is squashed to size x
-block pixels per side and divided into cells of block x block pixels, one for each pixel of the result. The
-clean pixel is the mean of its cell, rounded; a noisy pixel is one pixel of the cell, drawn uniformly, with
+block pixels per side and divided into blocks of block x block pixels, one for each pixel of the result. The
+clean pixel is the mean of its block, rounded; a noisy pixel is one pixel of the block, drawn uniformly, with
 all its three channels. Two independent draws give two noisy versions, whose noise has mean zero up to the
 rounding.
 """
@@ -21,20 +21,20 @@ VERSIONS = ("noisy_1", "noisy_2", "clean")
 
 
 def block_mean(blocks: np.ndarray) -> np.ndarray:
-    """The clean image: uint8 (H, W, b*b, 3) cells -> uint8 (H, W, 3), their means with halves rounded up."""
+    """The clean image: uint8 (H, W, b*b, 3) blocks -> uint8 (H, W, 3), their means with halves rounded up."""
     count = blocks.shape[2]
     sums = np.einsum("hwkc->hwc", blocks, dtype=np.int64)  # three times faster than blocks.sum(axis=2)
     return ((2 * sums + count) // (2 * count)).astype(np.uint8)
 
 
 def draw(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A noisy version: uint8 (H, W, b*b, 3) cells -> uint8 (H, W, 3), a uniformly drawn pixel of each."""
+    """A noisy version: uint8 (H, W, b*b, 3) blocks -> uint8 (H, W, 3), a uniformly drawn pixel of each."""
     chosen = rng.integers(0, blocks.shape[2], size=(*blocks.shape[:2], 1, 1))
     return np.take_along_axis(blocks, chosen, axis=2)[:, :, 0]
 
 
-def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
-    """Squash uint8 (H, W, 3) to size * block pixels per side: uint8 (size, size, block*block, 3) cells."""
+def squashed_blocks(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
+    """Squash uint8 (H, W, 3) to size * block pixels per side: uint8 (size, size, block*block, 3) blocks."""
     side = size * block
     if pixels.shape[:2] != (side, side):
         pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
@@ -42,7 +42,7 @@ def cells(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
 
 
 def cut(pixels: np.ndarray, block: int) -> np.ndarray:
-    """Cut uint8 (H * block, W * block, 3) into its cells: uint8 (H, W, block*block, 3)."""
+    """Cut uint8 (H * block, W * block, 3) into its blocks: uint8 (H, W, block*block, 3)."""
     height, width = (length // block for length in pixels.shape[:2])
     parts = pixels.reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4)
     return parts.reshape(height, width, block * block, 3)
@@ -69,7 +69,7 @@ def make_pairs(
     The first axis is `VERSIONS`. Pairs with an index below `whole` show the whole photograph, the others a
     random square of it. With `permute` the channels of each pair are in a random order, which gives a few
     photographs the colours of many. Pair i depends only on `seed`, i and the photograph. With `keep`, the
-    cells behind pair i are written to row i of that file (see `PairSet.blocks`).
+    blocks behind pair i are written to row i of that file (see `PairSet.blocks`).
     """
     photo, indices = job
     pixels = photo.read()
@@ -78,7 +78,7 @@ def make_pairs(
     for row, index in enumerate(indices):
         rng = np.random.default_rng([*seed, index])
         region = pixels if index < whole else random_square(pixels, options.min_crop, rng)
-        blocks = cells(np.ascontiguousarray(region), options.size, options.block)
+        blocks = squashed_blocks(np.ascontiguousarray(region), options.size, options.block)
         if permute:
             blocks = blocks[..., rng.permutation(3)]
         versions = draw(blocks, rng), draw(blocks, rng), block_mean(blocks)

@@ -1,7 +1,7 @@
 """The source `imagenette`: photographs of ImageNet that fast.ai publishes.
 
 The archive (https://github.com/fastai/imagenette) holds 9,469 photographs for training and 3,925 for
-validation; their longer side has 320 pixels.
+validation; their shorter side has 320 pixels.
 """
 
 from __future__ import annotations

@@ -173,11 +173,13 @@ def verdict(measured: list[Assumption]) -> str:
     )
     l1 = {
         True: "The median is zero, too, so L1 aims at the same image.",
-        False: f"The median is not zero ({median.words}), so L1 aims at another image where noise is skewed.",
+        False: f"The median is not zero ({median.words}), so L1 aims at a different image where the noise is "
+        "skewed.",
         None: "There are too few images to tell if the median is zero, at which L1 aims.",
     }
     return (
         "Both assumptions of Noise2Noise hold: the noise is independent between the versions, and at no grey "
-        f"level does its mean differ from zero by more than chance and {LARGEST_MEAN:g} grey level "
-        f"({mean.words}). MSE therefore has the minimum that clean targets would give it. {l1[median.holds]}"
+        f"level does its mean differ from zero by more than {LARGEST_MEAN:g} grey level and more than chance "
+        f"allows ({mean.words}). The MSE loss therefore has the same minimum as with clean targets. "
+        f"{l1[median.holds]}"
     )

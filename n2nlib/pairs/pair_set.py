@@ -94,10 +94,14 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
 
 
 def _empty_blocks(folder: Path, options: Pairs) -> Path:
-    """A new file for the cells of all training pairs, uint8 (pairs, block * block, 3, S, S)."""
+    """A new file for the blocks of all training pairs, uint8 (pairs, block * block, 3, S, S).
+
+    An old file is removed and not overwritten, because another process may have mapped it.
+    """
     path = folder / BLOCKS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     shape = (options.train, options.block**2, 3, options.size, options.size)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
     return path
@@ -202,7 +206,7 @@ class PairSet:
         return self.card["photographs"][split]
 
     def blocks(self) -> torch.Tensor:
-        """The cells behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped.
+        """The blocks behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped.
 
         Raises `UserError` if they were not kept.
         """

@@ -14,7 +14,7 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from n2nlib.pairs.corruption import block_mean, cells, draw
+from n2nlib.pairs.corruption import block_mean, draw, squashed_blocks
 from n2nlib.report.figures import BLUE, GREEN, GREY, ORANGE, PAGE, PINK, described, show_picture, to_picture
 from n2nlib.train.network import PEAK, Network, UNet, UnsharpMask
 
@@ -149,7 +149,7 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
     The block is the one with the largest contrast. The noisy versions are those that `draw` makes of the
     whole photograph; the pixels that it chose in the block are outlined.
     """
-    blocks = cells(photograph, size, block)
+    blocks = squashed_blocks(photograph, size, block)
     row, column = np.unravel_index(blocks.std(axis=2).sum(axis=-1).argmax(), (size, size))
     places = np.broadcast_to(np.arange(block**2)[:, None], blocks.shape)  # of each pixel in its block
     images, chosen = {}, {}

@@ -28,7 +28,7 @@ from n2nlib.denoiser import Denoiser, default_model
 from n2nlib.experiments import beyond, paper_runs, results
 from n2nlib.files import UserError, read_json
 from n2nlib.metrics import mse_per_image, psnr_full
-from n2nlib.pairs.corruption import VERSIONS, block_mean, cells, draw, random_square
+from n2nlib.pairs.corruption import VERSIONS, block_mean, draw, random_square, squashed_blocks
 from n2nlib.pairs.pair_set import PairSet, build_pairs, load_pairs, read_card
 from n2nlib.pairs.photos import UNREADABLE, Photo, find_photos
 from n2nlib.params import Params, load_params
@@ -95,7 +95,7 @@ def add_photographs(
         try:
             pixels = Photo(file, file_name).read()
         except UNREADABLE as error:
-            failed.append(f"{file_name}: no image that can be read ({type(error).__name__})")
+            failed.append(f"{file_name}: not a readable image ({type(error).__name__})")
             continue
         stem = Path(file_name).stem
         names = chain([stem], (f"{stem} ({number})" for number in count(2)))
@@ -119,7 +119,7 @@ def make_pair(
 
     `seed` draws the noise; `diagrams.noise` draws the same.
     """
-    blocks = cells(square(photo, number), size, LIVE_PAIRS["block"])
+    blocks = squashed_blocks(square(photo, number), size, LIVE_PAIRS["block"])
     noisy = [draw(blocks, np.random.default_rng([seed, version])) for version in (1, 2)]
     images = zip(VERSIONS, [*noisy, block_mean(blocks)], strict=True)
     return {name: image.transpose(2, 0, 1)[None] for name, image in images}

@@ -65,7 +65,7 @@ def add_to_menu(menu: Any, known: dict[str, np.ndarray], uploaded: Any, path: st
     try:
         explore.add_photographs(known, uploaded, path)
     finally:
-        menu.options = list(reversed(known))
+        menu.options = explore.add_photographs(known)
 
 
 def rendered(shown: object) -> str:
@@ -141,7 +141,8 @@ def field(denoiser: Denoiser, image: np.ndarray) -> Figure:
     right.images[0].set_norm(LogNorm(gradient.max() / 1e5, gradient.max(), clip=True))
     figure.colorbar(right.images[0], ax=right, label="gradient")
     return figures.described(
-        figure, f"The gradient of the centre of the output by each input pixel, logarithmic: {below}."
+        figure,
+        f"The gradient of the centre of the output with respect to each input pixel, logarithmic: {below}.",
     )
 
 

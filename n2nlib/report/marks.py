@@ -25,7 +25,7 @@ SOURCE_COLORS = {TRAINED: BLUE, EVALUATED: ORANGE, REPORT: "black"}
 SOURCE_MARKERS = {TRAINED: "o", EVALUATED: "s", REPORT: "D"}
 BY_SOURCE = {"hue": "source", "hue_order": list(SOURCE_COLORS), "palette": SOURCE_COLORS}
 POINTS_BY_SOURCE = BY_SOURCE | {"markers": list(SOURCE_MARKERS.values())}
-DIFFERENCE_LABEL = f"difference of PSNR (dB); grey: below {MARGIN} dB"
+DIFFERENCE_LABEL = f"difference in PSNR (dB); grey: smaller than {MARGIN} dB"
 INTERVAL = {"estimator": "median", "errorbar": ("pi", 100)}
 
 
@@ -65,7 +65,7 @@ def beside(axis: Axes, labels: Sequence[str]) -> None:
 
 
 def limits(frame: pd.DataFrame) -> tuple[float, float]:
-    """Limits that show zero and every estimate, and of their intervals what fits in three times that."""
+    """Limits that show zero, every estimate, and of the intervals as much as fits in three times that."""
     low, high = (find([0.0, *frame["estimate"].dropna()]) for find in (min, max))
     room = high - low + 1
     low = max(low - room, min(low - MARGIN, frame["low"].fillna(0).min()))

@@ -14,15 +14,7 @@ from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, EVALUATIONS
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
-from n2nlib.report.paper_text import (
-    APRIL_27,
-    MAY_11,
-    NBSP,
-    change,
-    claims_in_words,
-    longest_scale,
-    trained_with,
-)
+from n2nlib.report.paper_text import APRIL_27, MAY_11, NBSP, change, claims_in_words, trained_with
 from n2nlib.report.wording import REPORT, TRAINED
 
 BOLD = "*{}*".format
@@ -88,7 +80,7 @@ def _across(frame: pd.DataFrame, rows: list[str], columns: str, values: list[str
 def beside_the_report(params: Params, longer: bool) -> tuple[pd.DataFrame, list[str]]:
     """`settings`; with `longer` also what trained the results of scale paper, as far as that is recorded."""
     frame, head = settings(params), ["", "the report", f"here (scale {params.scale})"]
-    there = trained_with(longest_scale()) if longer else None
+    there = trained_with() if longer else None
     if there:
         frame["longer"] = settings(there)["ours"]
         if AS_REPORT not in tables.load("03_ablation/table1_ablation", there):
@@ -184,7 +176,7 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
         *_each(["the authors"], [*two, "printed"]),
     ]
     columns = [APRIL_27, MAY_11, "printed", "psnr_full", "report_full", AS_TRAINED, AS_REPORT]
-    return found[[*keys, *columns]], [*head, *_each(["theirs, by us", "our own"], two)]
+    return found[[*keys, *columns]], [*head, *_each(["theirs, our evaluation", "our own"], two)]
 
 
 def _agreement(agreement: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -196,7 +188,7 @@ def _agreement(agreement: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     shorter = {
         r"2022-04-(\d+)": r"\1 April",
         r"2022-05-(\d+)": r"\1 May",
-        "as the report evaluated": "sharpened",
+        "with the report's evaluation": "sharpened",
     }
     rows["reference"] = rows["reference"].replace(shorter, regex=True)
     return rows, ["|ours against", *_each(["τ", "TConv, dB", "Upsample, dB"], ["trained", "sharp."])]
@@ -206,7 +198,7 @@ def verdicts(weighed: pd.DataFrame, longer: pd.DataFrame | None) -> tuple[pd.Dat
     """Every claim with the report's value, ours by both evaluations, and up to three verdicts."""
     frame = claims_in_words(weighed).drop(columns="own").replace(f"{NBSP}dB", "", regex=True)
     head = ["|§", "|Claim", "the report|dB"]
-    head += _each(["ours, as trained", "as the report evaluated"], ["dB", "verdict"])
+    head += _each(["ours, as trained", "report's evaluation"], ["dB", "verdict"])
     if longer is not None:
         frame["longer"] = longer.set_index("claim")["verdict"].reindex(frame.index, fill_value=NOT_TESTED)
         head.append("published length|verdict")

@@ -70,18 +70,18 @@ def published_length(params: Params) -> pd.DataFrame | None:
     return None
 
 
-def trained_with(params: Params) -> Params | None:
-    """The parameters behind the committed results of a scale, from their provenance.
+def trained_with() -> Params | None:
+    """The parameters behind the committed results of scale paper, from their provenance.
 
     They may differ from those that the scale has by now. None if the provenance holds no parameters, or
     parameters that this version does not know.
     """
     used: dict[str, Any] = {}
     for notebook in ("05_fine_tuning", "04_candidate_curves", "03_ablation"):
-        path = params.reports / notebook / "provenance.json"
+        path = ROOT / "reports" / "paper" / notebook / "provenance.json"
         used |= read_json(path).get("parameters", {}) if path.is_file() else {}
     with suppress(UserError):
-        return load_params(ROOT / "params" / f"{params.scale}.yaml", used) if used else None
+        return load_params(ROOT / "params" / "paper.yaml", used) if used else None
     return None
 
 
@@ -99,6 +99,8 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         read_json(params.reports / name) for name in ("05_fine_tuning/final.json", "07_beyond/best.json")
     )
     own, again = claims.on_its_own_tables(claims.the_report()), weighed["verdict_report_evaluation"]
+    verdicts = weighed.assign(evaluated=again.astype(object).fillna(weighed["verdict"])).set_index("claim")
+    ours = ascii_uppercase[: params.curves.candidates]
     images = params.ablation.epochs * params.pairs.train
     share = images / (published.PAIRS * published.EPOCHS["ablation"])
     return _ablation(params) | {
@@ -146,10 +148,11 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "verdicts": wording.verdict_counts(weighed),
         "rated": claims.rated_verdicts(weighed),
         "chance_errors": f"{claims.chance_errors(weighed):.1f}",
+        "sharpening": wording.where_the_gain_is(*verdicts.loc["sharpening_better", ["verdict", "evaluated"]]),
         "changed": int((again.notna() & (again != weighed["verdict"])).sum()),
         "initialisation": beyond.initialisation_answer(studied),
         "initialisation_tested": bool(beyond.of_studies(studied, beyond.INITIALISATION)["low"].notna().any()),
-        "candidates": _listed([*ascii_uppercase[: params.curves.candidates]]),
+        "candidates": " and ".join(filter(None, [", ".join(ours[:-1]), ours[-1]])),
         "shared": _shared_candidates(params),
         **_sizes(params),
         "cost": decibels(tables.load("07_beyond/selection", params)["cost"].max()),
@@ -161,15 +164,10 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
 
 def _shared_candidates(params: Params) -> str:
     """Which of our candidates are the report's: "A is candidate 2, B is candidate 1", or ""."""
-    table = tables.load("04_candidate_curves/table2_candidates", params).astype({"candidate": str})
+    table = tables.load("04_candidate_curves/table2_candidates", params)
     theirs = table["candidate"].str.isdigit()
     both = table[~theirs].merge(table[theirs], on=ABLATION)
     return ", ".join(f"{row.candidate_x} is candidate {row.candidate_y}" for row in both.itertuples())
-
-
-def _listed(names: list[str]) -> str:
-    """ "A, B and C"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _sizes(params: Params) -> dict[str, str]:
@@ -247,7 +245,7 @@ def _longer(longer: pd.DataFrame) -> dict[str, Any]:
     return {
         "verdicts": wording.verdict_counts(longer),
         "tested": len(longer),
-        "recorded": trained_with(longest_scale()) is not None,
+        "recorded": trained_with() is not None,
         "one_seed": bool((longer["basis"] == effects.basis(1)).any()),
     }
 
@@ -276,7 +274,7 @@ def claims_in_words(weighed: pd.DataFrame) -> pd.DataFrame:
 def effects_in_words(params: Params) -> dict[str, dict[str, str]]:
     """factor -> its effect by source ("as trained", ..., "the report"), and how many pairs gain.
 
-    "lengths" has the effect as trained after the trainings of other scales, the shortest first.
+    "lengths" has the effect as trained after the runs of other scales, the shortest first.
     """
     found: dict[str, dict[str, str]] = {}
     for name in ("effects", "interactions"):

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from n2nlib.experiments import effects as paired
-from n2nlib.experiments import published as the_report
 from n2nlib.experiments.paper_runs import ABLATION
+from n2nlib.experiments.published import NOISY_PSNR
 from n2nlib.report import marks, wording
 from n2nlib.report.figures import COLUMN, GREEN, GREY, PAGE, PALE, PINK, described, nothing
 from n2nlib.report.wording import EVALUATED, REPORT, TRAINED
@@ -32,7 +32,7 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
     """
     ours = table.assign(failed=paired.failed(table, noisy))
     theirs = published.merge(table[ABLATION].drop_duplicates())
-    theirs = theirs.assign(failed=paired.failed(theirs, the_report.NOISY_PSNR))
+    theirs = theirs.assign(failed=paired.failed(theirs, NOISY_PSNR))
     parts = paired.by_source(ours, theirs).items()
     long = pd.concat([rows.assign(source=source, psnr=rows[value]) for source, (rows, value) in parts])
     names = [wording.setting(row) for row in long.to_dict("records")]
@@ -93,7 +93,7 @@ def table1(table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str
     failed = long.loc[long["source"] == TRAINED, "failed"]
     return described(
         figure,
-        f"PSNR of every run of Table I in three panels: as trained, as the report evaluated, and as the "
+        f"PSNR of every run of Table I in three panels: as trained, with the report's evaluation, and as the "
         f"report prints it. {failed.sum()} of our {len(failed)} runs fail and are counted at the left edge.",
     )
 

@@ -23,13 +23,13 @@ from n2nlib.report import tables, wording
 # Largest first: README shows of each part the first scale that has it.
 SCALES_IN_WORDS = {
     "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
-    "workstation": "the report's network on photographs of ImageNet, a night on two CPU cores",
-    "laptop": "a small network on photographs inside installed packages, twelve minutes on two CPU cores",
+    "workstation": "the report's network on photographs of ImageNet, trained in one night on two CPU cores",
+    "laptop": "a small network on photographs from Python packages, trained in 12 minutes on two CPU cores",
 }
 FINDINGS, REFERENCES = "06_discussion/readme.md", "07_beyond/references.csv"  # in reports/<scale>/
 PICTURES = {
     "01_data/noise_schematic.png": "From a photograph to its blocks, and from a block to a noisy pixel",
-    "07_beyond/fig_best.png": "Noisy images, denoised by a blur, the final and the best model, and clean",
+    "07_beyond/fig_best.png": "Noisy images, the outputs of a blur and of two networks, and the clean images",
 }
 MODEL_SCALES = ("paper", "workstation")  # laptop sees too few photographs for a model that is worth using
 MODELS = ("07_beyond/best", "05_fine_tuning/final")  # in reports/<scale>/
@@ -59,7 +59,7 @@ def findings(params: Params) -> str:
         weighed = result("claims")
         words = wording.lasting_finding(weighed, result("effects"))
         depending = _or_missing(lambda: wording.dependence_finding(result("interactions")))
-        counts = f"Of all claims of the report: {wording.verdict_counts(weighed)}."
+        counts = f"Our verdicts on {len(weighed)} claims of the report: {wording.verdict_counts(weighed)}."
         return with_links(words, depending, counts, files=("effects.png", "claims.csv"))
 
     def length() -> str:
@@ -93,10 +93,7 @@ def result_table(folder: Path) -> str:
         return f"The result table is not available: {REFERENCES} is missing (dvc repro)."
     table = pd.read_csv(folder / REFERENCES)
     network = table["method"].str.startswith((best.FINAL, best.BEST))
-    measured = folder / "01_data" / "baselines.csv"
-    if not measured.is_file():
-        raise tables.missing(measured)
-    classical, _ = baselines.best(pd.read_csv(measured))
+    classical, _ = baselines.best(pd.read_csv(tables.existing(folder / "01_data" / "baselines.csv")))
     rows = table[network | table["method"].isin([baselines.NOISY, classical])]
     lines = [f"| {table['split'].iloc[0]} images | PSNR (dB) | PSNR per image (dB) |", "|---|---|---|"]
     lines += [
@@ -104,14 +101,14 @@ def result_table(folder: Path) -> str:
     ]
     values = table.set_index("method")["psnr_full"]
     note = (
-        "PSNR is taken over all pixels of all images unless it says per image. The report's final model has "
-        f"{published.FINAL_PSNR:.2f} dB on the images of its course, whose noisy input has "
+        "PSNR is taken over all pixels of all images unless it says per image. The report's final model "
+        f"reaches {published.FINAL_PSNR:.2f} dB on the images of its course, whose noisy input has "
         f"{published.NOISY_PSNR:.2f} dB."
     )
     if values[best.FINAL] < values[classical]:
         note = (
             f"At scale {folder.name} the report's network does not reach the best classical method, so the "
-            f"verdicts of that scale are about the start of training. {note}"
+            f"verdicts of that scale describe only an early stage of training. {note}"
         )
     return "\n".join([*lines, "", note])
 
@@ -128,13 +125,12 @@ def block(root: Path = ROOT) -> str:
     scale, compared = largest(FINDINGS), largest(REFERENCES)
     if scale is None:
         raise UserError(f"reports/<scale>/{FINDINGS}: no scale has it; run dvc repro first")
-    found = {name: largest(name) for name in PICTURES}
-    parts = [f"![{PICTURES[name]}](reports/{one}/{name})" for name, one in found.items() if one]
+    parts = [f"![{alt}](reports/{one}/{name})" for name, alt in PICTURES.items() if (one := largest(name))]
     paper = f"reports/{scale}/paper.pdf"
     details = f" [Our paper]({paper}) has the details." if (root / paper).is_file() else ""
     parts.append(
         "Results come from several *scales*, which differ in photographs, networks and length of training. "
-        f"These are those of scale *{scale}*: {SCALES_IN_WORDS[scale]}. Numbers in brackets are "
+        f"The findings below are those of scale *{scale}*: {SCALES_IN_WORDS[scale]}. Numbers in brackets are "
         f"{effects.PERCENT} intervals.{details}"
     )
     parts.append((root / "reports" / scale / FINDINGS).read_text(encoding="utf-8").strip())
@@ -171,12 +167,11 @@ def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) 
     for suffix in (".safetensors", ".json", ".md"):
         source, target = best_model.with_suffix(suffix), package.with_suffix(suffix)
         new, old = (path.read_bytes() if path.is_file() else None for path in (source, target))
-        if new == old:
-            continue
         if check:
-            raise UserError(f"{relative(target)}: not {relative(source)}; run python -m n2nlib readme")
-        if new is None:  # only best models have a card
-            target.unlink()
-            continue
-        with replacing(target) as temporary:
-            temporary.write_bytes(new)
+            if new != old:
+                raise UserError(f"{relative(target)}: not {relative(source)}; run python -m n2nlib readme")
+        elif new is None:  # only best models have a card
+            target.unlink(missing_ok=True)
+        else:
+            with replacing(target) as temporary:
+                temporary.write_bytes(new)

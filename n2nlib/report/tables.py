@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from n2nlib.experiments import effects, published
-from n2nlib.experiments.paper_runs import ABLATION, CANDIDATE, FINE_TUNING
+from n2nlib.experiments.paper_runs import ABLATION, CANDIDATE, FINE_TUNING, has_setting
 from n2nlib.files import UserError, git, read_json, relative, replacing, write_json
-from n2nlib.pairs.baselines import baselines
+from n2nlib.pairs.baselines import baselines, tuned
 from n2nlib.pairs.baselines import best as best_classical
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import MACHINE, Params, sections_of
@@ -35,7 +34,7 @@ CONTRACT = {
 HEADLINES = {  # in words -> the keys of metrics.json: global PSNR on validation, on test
     "noisy input": ("noisy_psnr_full", "noisy_test_full"),
     "final model, as trained": ("final_psnr_full", "final_test_full"),
-    "final model, as the report evaluated": ("final_report_full", "final_test_report_full"),
+    "final model, with the report's evaluation": ("final_report_full", "final_test_report_full"),
 }
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "scikit-image", "seaborn")
 OUTPUTS = ("reports/*/*", "reports/metrics.json", "params.yaml", "dvc.lock", "README.md")
@@ -74,7 +73,8 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     if {key: old.get(key) for key in about} != about:
         old = {}
     files = old.get("files", {}) | {path.name: names}
-    trained = {one["run"]: one for one in _trained(names)}
+    paths = {name: next(run_folders.RUNS.glob(f"*/{name}/run.json"), None) for name in names}
+    trained = {name: read_json(path) for name, path in paths.items() if path}
     machines = {*old.get("machines", []), *(one["machine"] for one in trained.values())}
     seconds = old.get("seconds", {}) | {name: one["seconds"] for name, one in trained.items()}
     about |= {"machines": sorted(machines), "seconds": dict(sorted(seconds.items()))}
@@ -89,12 +89,6 @@ def _without_folders(value: object) -> object:
     return Path(value).name if absolute else value
 
 
-def _trained(names: list[str]) -> list[dict[str, Any]]:
-    """run.json of those of the runs that are on disk."""
-    found = (next(run_folders.RUNS.glob(f"*/{name}/run.json"), None) for name in names)
-    return [read_json(path) for path in found if path]
-
-
 @cache
 def commit() -> str:
     """The commit of the code, or "unknown" outside of git.
@@ -107,19 +101,16 @@ def commit() -> str:
 
 
 def load(name: str, params: Params) -> pd.DataFrame:
-    """The table reports/<scale>/<name>.csv.
+    """The table reports/<scale>/<name>.csv. Raises `UserError` if it is missing, see `existing`."""
+    return pd.read_csv(existing(params.reports / f"{name}.csv"), dtype={"candidate": str})
 
-    Raises `UserError`, which names the notebook to run, if it is missing.
-    """
-    path = params.reports / f"{name}.csv"
+
+def existing(path: Path) -> Path:
+    """`path`, a result file. Raises `UserError`, which names the notebook to run, if it is missing."""
     if not path.is_file():
-        raise missing(path)
-    return pd.read_csv(path, dtype={"candidate": str})
-
-
-def missing(path: Path) -> UserError:
-    """What to tell the user if a result is not there; its folder is named after the notebook to run."""
-    return UserError(f"{relative(path)}: missing; run notebook {path.parent.name} first (or all: dvc repro)")
+        notebook = path.parent.name
+        raise UserError(f"{relative(path)}: missing; run notebook {notebook} first (or all: dvc repro)")
+    return path
 
 
 def classical(params: Params, pairs: PairSet) -> pd.DataFrame:
@@ -129,7 +120,7 @@ def classical(params: Params, pairs: PairSet) -> pd.DataFrame:
     """
     if (params.reports / "01_data" / "baselines.csv").is_file():
         return load("01_data/baselines", params)
-    return baselines(pairs)
+    return baselines(tuned(pairs), pairs.validation)
 
 
 def show(frame: pd.DataFrame) -> Styler:
@@ -182,11 +173,8 @@ def _beside_report(
             continue
         for source, (rows, mean) in effects.by_source(ours, report).items():
             of_value = rows[rows[across] == value]
-            cells = [
-                _cell(of_value[(of_value[keys] == setting).all(axis=1)], mean)
-                for _, setting in settings.iterrows()
-            ]
-            table[name, f"{source} (dB)"] = cells
+            found = (of_value[has_setting(of_value, setting)] for setting in settings.to_dict("records"))
+            table[name, f"{source} (dB)"] = [_cell(runs, mean) for runs in found]
     return pd.DataFrame(table)
 
 
@@ -205,7 +193,7 @@ def _cell(runs: pd.DataFrame, mean: str) -> str:
 
 def render_table2(candidates: pd.DataFrame) -> pd.DataFrame:
     """Table II: our candidates A, B, C and the report's 1, 2, 3."""
-    whose = ["ours" if str(name).isalpha() else REPORT for name in candidates["candidate"]]
+    whose = ["ours" if name.isalpha() else REPORT for name in candidates["candidate"]]
     words = wording.readable(candidates[["candidate", *CANDIDATE]])
     words.insert(1, "Whose", whose)
     return words
@@ -243,15 +231,11 @@ def headline(
     noisy = pairs.card["noisy_psnr_db"]
     about = read_json(params.reports / "05_fine_tuning" / "final.json")
     final = about["metrics"]
+    names = {"global": "full", "per_image": "per_image"}
     metrics: dict[str, float | int] = {
-        f"noisy_{name}": noisy[split][kind]
-        for split, kind, name in (
-            ("validation", "global", "psnr_full"),
-            ("validation", "per_image", "psnr_per_image"),
-            ("test", "global", "test_full"),
-            ("test", "per_image", "test_per_image"),
-        )
-        if noisy.get(split)
+        f"noisy_{name}_{names[kind]}": value
+        for split, name in (("validation", "psnr"), ("test", "test"))
+        for kind, value in (noisy.get(split) or {}).items()
     }
     for name, table, keys in (("table1", table1, ABLATION), ("table3", table3, FINE_TUNING)):
         metrics[f"{name}_best_psnr_mean"] = round(float(table.groupby(keys)["psnr_mean"].mean().max()), 4)

@@ -48,7 +48,6 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     deviation of the evaluation. The axis shows where the curves differ: the last three quarters of the
     training. Failed runs are counted in the legend. Candidates of one setting have one colour.
     """
-    frame = frame.assign(candidate=frame["candidate"].astype(str))
     noisy, epochs = references["noisy input"], frame["epoch"].max()
     last = frame.groupby(["candidate", "seed"])["psnr_mean"].transform("last")
     failed = frame[last < noisy].groupby("candidate")["seed"].nunique()
@@ -92,7 +91,7 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
 
 
 def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> Figure:
-    """Table III as heatmaps: ours as trained, ours as the report evaluated, and the report's (dB).
+    """Table III as heatmaps: ours as trained, ours with the report's evaluation, and the report's (dB).
 
     `table` has the columns of table3_fine_tuning.csv, `published` those of `published.table3()`; `noisy` is
     the PSNR of the noisy input. A cell is the mean over the seeds that did not fail; a cross says that some
@@ -128,7 +127,7 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
             for place in np.flatnonzero(np.diff(groups)) + 1:
                 draw(place, color="white", lw=3)
         centres = {step: np.flatnonzero(steps == step).mean() + 0.5 for step in steps}
-        above = [f"{step:g} step" + "s" * (step > 1) if step else "no annealing" for step in centres]
+        above = [wording.annealing(step).replace("annealing s", "s") for step in centres]
         top = axis.secondary_xaxis("top")
         top.set_xticks(list(centres.values()), above)
         top.spines[:].set_visible(False)
@@ -187,7 +186,7 @@ def studies(frame: pd.DataFrame) -> Figure:
     Columns: study, what ("one cycle − annealing step"), estimate, low, high (dB), basis.
     """
     if frame.empty:
-        return nothing("This scale leaves the studies out.")
+        return nothing("The studies are not run at this scale.")
     panels = dict(sorted(frame.groupby("study", sort=False), key=lambda panel: -len(panel[1])))
     figure, axes = _panels([len(rows) for rows in panels.values()], 0.19, 0.56)
     for axis, (study, rows) in zip(axes, panels.items(), strict=True):
@@ -214,7 +213,7 @@ def budget(frame: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(PAGE, 0.5 + 0.3 * len(frame)))
     marks.differences(axis, gains, order=frame["model"], y="model")
     marks.beside(axis, [f"{row.psnr_full:.2f} dB, {row.images:,.0f} images" for row in frame.itertuples()])
-    axis.set_xlabel(f"gain of PSNR over the row above (dB); grey: below {MARGIN} dB")
+    axis.set_xlabel(f"PSNR gain over the row above (dB); grey: smaller than {MARGIN} dB")
     marks.legend(figure, gains)
     said = "; ".join(f"{row.model}: {row.psnr_full:.2f} dB" for row in frame.itertuples())
     return described(figure, f"The way to the best model, step by step. {said}.")
@@ -223,7 +222,8 @@ def budget(frame: pd.DataFrame) -> Figure:
 def recipe(search: pd.DataFrame | None) -> Figure:
     """The search for the recipe of the best model: a panel for each length of training, best variant first.
 
-    `search` is that of `best.recipe_search`. Its intervals are over images, from one run for each variant.
+    `search` is the record of `benchmarks.recipe`, or None. Its intervals are over images, from one run for
+    each variant.
     """
     if search is None:
         return nothing("This scale has no recorded search for the recipe of its best model.")
@@ -240,9 +240,11 @@ def recipe(search: pd.DataFrame | None) -> Figure:
         marks.differences(axis, rows[rows["variant"] != start], order=names, y="variant")
         ends = [f"{row.psnr_full:.2f} dB, {row.seconds / 60:.0f} min" for row in rows.itertuples()]
         marks.beside(axis, ends)
-        axis.set(title=f"{schedule} training, {rows['images'].max():,.0f} images", xlabel="")
+        axis.set(title=f"{schedule} run, {rows['images'].max():,.0f} images", xlabel="")
         said += [f"{schedule}, {name}: {end}" for name, end in zip(names, ends, strict=True)]
-    figure.supxlabel(f"gain of PSNR over the start (dB); grey: below {MARGIN} dB", fontsize="medium")
+    figure.supxlabel(
+        f"PSNR gain over the starting recipe (dB); grey: smaller than {MARGIN} dB", fontsize="medium"
+    )
     marks.legend(figure, rows)
     return described(figure, f"The search for the recipe of the best model. {'; '.join(said)}.")
 

@@ -24,8 +24,8 @@ SOURCE = ROOT / "reports" / "paper.typ"
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # those of the figures
 
 
-def write_paper(params: Params) -> Path:
-    """Gather paper.json, typeset paper.pdf, write the index again; returns the path of the paper.
+def write_paper(params: Params) -> None:
+    """Gather paper.json, typeset paper.pdf, and write the index again.
 
     Raises `UserError` if a result is missing or if the template does not compile.
     """
@@ -49,7 +49,6 @@ def write_paper(params: Params) -> Path:
         raise UserError(f"{relative(SOURCE)}: {problem}") from error
     write_index(params)
     print(f"{relative(target)}: typeset from the results of scale {params.scale}", flush=True)
-    return target
 
 
 def contents(params: Params) -> dict[str, Any]:
@@ -77,9 +76,7 @@ def _commit_date() -> str:
 
 def _figure(name: str, params: Params) -> dict[str, str]:
     """Path and description of a figure. Raises `UserError` if it is missing."""
-    path = params.reports / f"{name}.svg"
-    if not path.is_file():
-        raise tables.missing(path)
+    path = tables.existing(params.reports / f"{name}.svg")
     return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
 
 

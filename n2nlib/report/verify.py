@@ -1,7 +1,7 @@
 """Is a rebuild the same as the committed results? "Slightly different numbers: is that all right?"
 
 Every CSV file of reports/<scale>/ that the last commit holds is merged with the rebuilt one on the columns
-that say what a row is about. Each other cell is identical, within tolerance, or different. Two trainings of
+that say what a row is about. Each other cell is identical, within tolerance, or different. Two runs of
 one setting differ by the standard deviations of evaluation and seeds, which gives the tolerance of decibels.
 An estimate may move by half the width of its interval. Notebooks 01 and 02 train nothing, so their tables
 must be identical.
@@ -20,6 +20,7 @@ from scipy import stats
 from n2nlib.experiments.effects import NORMAL_REACH
 from n2nlib.experiments.paper_runs import ABLATION, by_setting
 from n2nlib.files import ROOT, UserError, git
+from n2nlib.report import tables
 from n2nlib.report.wording import COLUMNS, Column
 
 PROTOCOL = 100  # subsets of an evaluation of the report
@@ -45,7 +46,7 @@ class Comparison:
 
 
 def spread(table1: pd.DataFrame) -> float:
-    """How far apart two trainings of one setting may be by chance, dB, from a committed Table I.
+    """How far apart two runs of one setting may be by chance, dB, from a committed Table I.
 
     95 % of the differences are smaller. Medians over settings: a failed run has no weight. The median of the
     sample standard deviations of a few seeds is too small: 0.67 of the true one with two seeds, 0.83 with
@@ -126,9 +127,6 @@ def verify(scale: str) -> tuple[list[Comparison], float, int]:
     committed = {name: git("show", f"HEAD:{name}") for name in names if name.endswith(".csv")}
     if not committed:
         raise UserError(f"{folder}: the last commit holds no results of this scale to compare with")
-    missing = [name for name in committed if not (ROOT / name).is_file()]
-    if missing:
-        raise UserError(f"{missing[0]}: missing; rebuild it first (dvc repro)")
     decibels, seeds, subsets = 0.0, 0, _subsets(folder)
     if text := committed.get(f"{folder}/03_ablation/table1_ablation.csv"):
         table1 = pd.read_csv(io.StringIO(text))
@@ -136,7 +134,7 @@ def verify(scale: str) -> tuple[list[Comparison], float, int]:
     compared = []
     for name, text in committed.items():
         short = name.removeprefix(f"{folder}/").removesuffix(".csv")
-        now = _read((ROOT / name).read_text(encoding="utf-8"))
+        now = _read(tables.existing(ROOT / name).read_text(encoding="utf-8"))
         allowed = 0.0 if short.startswith(EXACT) else decibels
         compared.append(compare_tables(short, _read(text), now, allowed, subsets))
     return compared, decibels, seeds
@@ -159,13 +157,13 @@ def print_verification(scale: str) -> bool:
     lines = [f"{one.table}: {line}" for one in compared for line in one.different]
     more = [f"... and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
     print(*lines[:MOST_SHOWN], *more, sep="\n")
-    causes = "evaluation and seeds explain" if seeds > 1 else "the evaluation explains"
-    tolerance = f"what {causes} ({decibels:.2f} dB for a training)"
+    causes = "evaluation and seeds" if seeds > 1 else "the evaluation"
+    tolerance = f"the spread of {causes} ({decibels:.2f} dB between two runs)"
     same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
     if lines and seeds == 1:
         print(
-            "This scale has one seed, so how far two trainings of a setting lie apart is not known. Training "
-            "on another machine takes a different course, so such differences are to be expected."
+            "This scale has one seed, so how much two runs of a setting may differ is not known. Training "
+            "on another machine does not give identical numbers, so such differences are to be expected."
         )
     return not lines

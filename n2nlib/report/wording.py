@@ -20,13 +20,7 @@ ARCH = {"tconv": "TConv", "upsample": "Upsample", "gated": "gated"}
 MEASURE = {"psnr_hvs_m": "PSNR-HVS-M", "ssim": "SSIM"}
 NAMES = {"loss": LOSS, "optimizer": OPTIMIZER, "arch": ARCH, "measure": MEASURE}
 TRAINED, EVALUATED, REPORT = *EVALUATIONS, effects.REPORT
-VERDICTS = (
-    claims.REPRODUCED,
-    claims.NOT_REPRODUCED,
-    claims.TOO_SMALL,
-    claims.INCONCLUSIVE,
-    claims.NOT_TESTED,
-)
+VERDICTS = claims.REPRODUCED, claims.NOT_REPRODUCED, claims.TOO_SMALL, claims.INCONCLUSIVE, claims.NOT_TESTED
 
 
 @dataclass(frozen=True)
@@ -88,33 +82,33 @@ COLUMNS: dict[str, Column] = {
         psnr_std="PSNR, standard deviation over subsets (dB)",
         psnr_full="PSNR (dB)",
         psnr_per_image="PSNR per image (dB)",
-        report_mean="PSNR as the report evaluated, mean over subsets (dB)",
-        report_std="PSNR as the report evaluated, standard deviation over subsets (dB)",
-        report_full="PSNR as the report evaluated (dB)",
-        peak_change="Lost PSNR with the peak of the report's code (dB)",
+        report_mean="PSNR with the report's evaluation, mean over subsets (dB)",
+        report_std="PSNR with the report's evaluation, standard deviation over subsets (dB)",
+        report_full="PSNR with the report's evaluation (dB)",
+        peak_change="PSNR lost with the peak value of the report's code (dB)",
         psnr_hvs_m="PSNR-HVS-M (dB)",
         test_full="Test PSNR (dB)",
         test_per_image="Test PSNR per image (dB)",
-        test_report_full="Test PSNR as the report evaluated (dB)",
+        test_report_full="Test PSNR with the report's evaluation (dB)",
         test_psnr_hvs_m="Test PSNR-HVS-M (dB)",
         train_loss="Training loss",
         printed="The report's Table I (dB)",
         authors_trained="The authors, 2022-04-27, as trained (dB)",
-        authors_report="The authors, 2022-05-11, as the report evaluated (dB)",
-        theirs_trained="Their network by us, as trained (dB)",
-        theirs_report="Their network by us, as the report evaluated (dB)",
+        authors_report="The authors, 2022-05-11, with the report's evaluation (dB)",
+        theirs_trained="Their network, evaluated by us, as trained (dB)",
+        theirs_report="Their network, evaluated by us, with the report's evaluation (dB)",
         ours_trained="Our network, as trained (dB)",
-        ours_report="Our network, as the report evaluated (dB)",
+        ours_report="Our network, with the report's evaluation (dB)",
         published="The report (dB)",
         ours="Ours (dB)",
-        ours_report_evaluation="Ours as the report evaluated (dB)",
+        ours_report_evaluation="Ours, with the report's evaluation (dB)",
         ci_low="95 % interval from (dB)",
         ci_high="95 % interval to (dB)",
         estimate="Effect (dB)",
         smallest="Smallest effect of a pair (dB)",
         largest="Largest effect of a pair (dB)",
         gain="Gain (dB)",
-        cost="Lost PSNR (dB)",
+        cost="PSNR lost (dB)",
         mean_abs_diff="Mean absolute difference (dB)",
         low="Interval from",
         high="Interval to",
@@ -130,7 +124,7 @@ COLUMNS: dict[str, Column] = {
     **_columns(
         "result",
         0,
-        images="Images of training",
+        images="Images seen",
         parameters="Weights",
         failed="Failed",
         runs="Number of runs",
@@ -143,7 +137,7 @@ COLUMNS: dict[str, Column] = {
         diverged="Diverged",
         statement="Statement of the report",
         verdict="Verdict",
-        verdict_report_evaluation="Verdict as the report evaluated",
+        verdict_report_evaluation="Verdict with the report's evaluation",
         basis="Rests on",
         photographs="Photographs",
         rule="Rule",
@@ -182,14 +176,14 @@ def setting(row: Mapping[str, object] | pd.Series) -> str:
 
 def candidate_labels(candidates: pd.DataFrame) -> dict[str, str]:
     """Table II as candidate ("A", "1") -> setting in words."""
-    return {str(row["candidate"]): setting(row) for row in candidates.to_dict("records")}
+    return {row["candidate"]: setting(row) for row in candidates.to_dict("records")}
 
 
 def fine_tuning_setting(row: Mapping[str, float]) -> str:
     """A setting of Table III in words."""
     sharpening = f"sharpening factor {row['tau_sharp']:g}" if row["tau_sharp"] else "not sharpened"
     steps = annealing(int(row["annealing_steps"]))
-    return f"noise {row['sigma_n']:g}, {sharpening}, rate {row['lr0']:g}, {steps}"
+    return f"added noise {row['sigma_n']:g}, {sharpening}, learning rate {row['lr0']:g}, {steps}"
 
 
 def annealing(steps: int) -> str:
@@ -198,9 +192,8 @@ def annealing(steps: int) -> str:
 
 
 def signed(value: float) -> str:
-    """ "+0.12", "−0.12", "0.00"."""
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+    """ "+0.12", "−0.12", "0.00"; from four decimals, so that numbers in memory and in files look the same."""
+    return f"{round(value, 4):+z.2f}".replace("-", "−").replace("+0.00", "0.00")
 
 
 def interval(row: Mapping[str, float] | pd.Series) -> str:
@@ -219,12 +212,12 @@ def between_pairs(row: Mapping[str, float] | pd.Series) -> str:
 
 
 def outcome(row: Mapping[str, float] | pd.Series) -> str:
-    """What an interval establishes, in words; "open" without an interval."""
+    """What an interval establishes, in words."""
     if pd.isna(row["low"]):
-        return "open"
+        return claims.NOT_TESTED
     if effects.within_margin(row["low"], row["high"]):
         return claims.TOO_SMALL
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "no difference established"
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else claims.INCONCLUSIVE
 
 
 def over(row: Mapping[str, object] | pd.Series) -> str:
@@ -238,8 +231,8 @@ def effect_sentences(found: pd.DataFrame) -> str:
     lines = []
     for what, rows in found.groupby("what", sort=False):
         parts = [
-            f"{row['source']} {_effect(row)}, {outcome(row)} ({over(row)}; {row['better']:.0f} of "
-            f"{row['pairs']:.0f} pairs gain, {between_pairs(row)})"
+            f"{row['source']} {_effect(row)}, {outcome(row)} ({over(row)}; a gain in "
+            f"{row['better']:.0f} of {row['pairs']:.0f} pairs; single pairs: {between_pairs(row)})"
             for row in rows.to_dict("records")
         ]
         lines.append(f"- **{what}**: {'; '.join(parts)}.")
@@ -249,20 +242,17 @@ def effect_sentences(found: pd.DataFrame) -> str:
 def study_sentence(found: pd.DataFrame) -> str:
     """What the intervals of studies (what, estimate, low, high) establish, and what they leave open."""
     if found.empty:
-        return "This scale leaves the study out."
+        return "This study is not run at this scale."
     if found["low"].isna().all():
-        return f"An interval takes three seeds, so {over(found.iloc[0])} can give no verdict."
-    outcomes = found.apply(outcome, axis=1)
-    parts = []
-    for name in sorted(set(outcomes)):
-        listed = [f"{row.what} ({signed(row.estimate)} dB)" for row in found[outcomes == name].itertuples()]
-        parts.append(f"{name.capitalize()}: {', '.join(listed)}.")
-    return f"**{' '.join(parts)}**"
+        return f"An interval needs at least three seeds, so there is no verdict with {over(found.iloc[0])}."
+    listed = found["what"] + " (" + found["estimate"].map(signed) + " dB)"
+    outcomes = listed.groupby(found.apply(outcome, axis=1)).agg(", ".join)
+    return f"**{' '.join(f'{name.capitalize()}: {words}.' for name, words in outcomes.items())}**"
 
 
 NO_TEST = (
-    "There is no test set: all numbers are read on the validation images, on which the settings were chosen, "
-    "so those of chosen settings are higher than they would be on other images."
+    "There is no test set: all numbers are measured on the validation images, on which the settings were "
+    "chosen, so those of chosen settings are higher than they would be on other images."
 )
 COMPARED = {  # claims about the other factors of Table I -> factor, what is compared, and what is claimed
     "adam_better": ("optimizer", "Adam instead of SGD", "better"),
@@ -273,7 +263,7 @@ COMPARED = {  # claims about the other factors of Table I -> factor, what is com
 
 
 def where_the_gain_is(trained: str, evaluated: str) -> str:
-    """Where sharpening gains, by the verdicts on it: "evaluation", "both", "neither" or "open"."""
+    """Where sharpening gains, by both verdicts on it: "evaluation", "both", "neither" or "open"."""
     refuted = (claims.NOT_REPRODUCED, claims.TOO_SMALL)
     if evaluated == claims.REPRODUCED:
         return "evaluation" if trained in refuted else "both" if trained == claims.REPRODUCED else "open"
@@ -281,14 +271,14 @@ def where_the_gain_is(trained: str, evaluated: str) -> str:
 
 
 def main_finding(found: pd.DataFrame) -> str:
-    """Where the report's +1.18 dB by sharpening comes from, from effects.csv."""
+    """Where the report's +1.18 dB from sharpening comes from, from effects.csv."""
     rows = found[found["factor"] == "sharpen"].set_index("source")
     if not {TRAINED, EVALUATED} <= set(rows.index):
         return "This scale does not compare networks with and without sharpening in both evaluations."
     trained, evaluated = rows.loc[TRAINED], rows.loc[EVALUATED]
-    report = f"{_printed_gain()} by sharpening"
+    report = f"{_printed_gain()} from sharpening"
     opening = {
-        "evaluation": f"The report's main result, {report}, is a matter of how it was measured.",
+        "evaluation": f"The report's main result, {report}, comes from the way in which it was measured.",
         "both": f"The report's main result, {report}, does not depend on how our networks are evaluated.",
         "neither": f"Our networks do not show the report's main result, {report}.",
         "open": f"The report's main result is {report}; our results leave open where it comes from.",
@@ -318,10 +308,10 @@ def lasting_finding(weighed: pd.DataFrame, found: pd.DataFrame) -> str:
     matter, others = [], []
     names = {"ours": "estimate", "ci_low": "low", "ci_high": "high"}
     trained = found[found["source"] == TRAINED].to_dict("records")
-    by_pairs = {row["factor"]: f"; by pairs {between_pairs(row)}" for row in trained}
+    by_pairs = {row["factor"]: f"; single pairs: {between_pairs(row)}" for row in trained}
     for row in rows.rename(columns=names).to_dict("records"):
         factor, name, claimed = COMPARED[row["claim"]]
-        judged = f"(claimed: {claimed}; {row['verdict']}{by_pairs.get(factor, '')})"
+        judged = f"(the report: {claimed}; our verdict: {row['verdict']}{by_pairs.get(factor, '')})"
         if abs(row["estimate"]) >= MARGIN and (row["low"] > 0 or row["high"] < 0):
             matter.append(f"{name} {_effect(row)} {judged}")
         else:
@@ -358,24 +348,19 @@ def length_finding(length: pd.DataFrame, scale: str) -> str:
     longest = rows.loc[rows["images"].idxmax()]
     parts = []
     if len(here) > len(last):
-        parts.append(f"{_changes(first, last)} (both from the same runs, whose rate may drop in between).")
+        between = "both lengths come from the same runs, whose learning rate may drop in between"
+        parts.append(f"{_changes(first, last)} ({between}).")
     if longest["images"] > last["images"].iloc[0]:
         there = rows[(rows["scale"] == longest["scale"]) & (rows["images"] == longest["images"])]
-        few = [f"scale {one['scale'].iloc[0]} has {over(one.iloc[0])}" for one in (last, there) if _few(one)]
+        ends = [one.iloc[0] for one in (last, there)]
+        few = [f"scale {one['scale']} has {over(one)}" for one in ends if one["seeds"] < effects.FEWEST_SEEDS]
         parts.append(
-            f"Whether the effects at {longest['images']:,} images (scale {longest['scale']}) are others "
+            f"Whether the effects differ at {longest['images']:,} images (scale {longest['scale']}) "
             f"cannot be tested, because {' and '.join(few)}."
             if few
             else f"{_changes(last, there)} (at scale {longest['scale']}, which differs in more than length)."
         )
-    if not parts:
-        return f"There is one length of training, {longest['images']:,} images."
-    return " ".join(parts)
-
-
-def _few(rows: pd.DataFrame) -> bool:
-    """Does an interval of these effects say nothing about other seeds?"""
-    return bool(rows["seeds"].min() < effects.FEWEST_SEEDS)
+    return " ".join(parts) or f"There is one length of training, {longest['images']:,} images."
 
 
 def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -384,13 +369,13 @@ def _changes(before: pd.DataFrame, after: pd.DataFrame) -> str:
     apart = (both["high"] < both["low_after"]) | (both["high_after"] < both["low"])
     apart &= (both["estimate_after"] - both["estimate"]).abs() >= MARGIN
     lengths = [f"{one['images'].iloc[0]:,}" for one in (before, after)]
-    opening = f"On all validation images, between {lengths[0]} and {lengths[1]} images of training"
+    opening = f"On all validation images, between {lengths[0]} and {lengths[1]} images seen"
     if not apart.any():
         return f"{opening} no effect of Table I changes clearly"
     listed = []
     for row in both[apart].to_dict("records"):
         then = {name: row[f"{name}_after"] for name in ("estimate", "low", "high")}
-        listed.append(f"{TABLE1[row['factor']][0]} {_effect(row)}, then {_effect(then)}")
+        listed.append(f"{TABLE1[row['factor']][0]} from {_effect(row)} to {_effect(then)}")
     others = "" if apart.all() else "; the other effects of Table I do not change clearly"
     return f"{opening} these effects change: {'; '.join(listed)}{others}"
 
@@ -406,7 +391,7 @@ def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> s
     images = length.loc[length["scale"] == scale, "images"].max()
     own = found[found["factor"].isin(TABLE1)].assign(scale=scale, images=images)
     rows = pd.concat([own[own["source"] != REPORT], last, own[own["source"] == REPORT]])
-    lines = [f"| change of the PSNR (dB) | {' | '.join(what for what, *_ in TABLE1.values())} |"]
+    lines = [f"| change in PSNR (dB) | {' | '.join(what for what, *_ in TABLE1.values())} |"]
     lines += ["|---" * (len(TABLE1) + 1) + "|"]
     for (source, name), part in rows.groupby(["source", "scale"], sort=False):
         first = part.iloc[0]
@@ -418,8 +403,9 @@ def effects_markdown(found: pd.DataFrame, length: pd.DataFrame, scale: str) -> s
     note = (
         "Each effect is the median over pairs of settings that differ in one thing. With three or more seeds "
         "it is the mean of these medians. With fewer seeds its interval is over pairs and says "
-        f"nothing about another training. The report prints the mean over its pairs, {_printed_gain()} for "
-        "sharpening."
+        "nothing about another run. The effects of other scales are computed on all validation images and "
+        "those of this scale on random subsets, so their last digits may differ from scale to scale. The "
+        f"report prints the mean over its pairs, {_printed_gain()} for sharpening."
     )
     return "\n".join([*lines, "", note])
 
@@ -435,9 +421,9 @@ def agreement_sentence(agreement: pd.DataFrame) -> str:
         return ""
     return (
         "Averaged over the settings of Table I, our networks differ from the report's numbers by "
-        f"{far[0]:.2f} dB when evaluated as the report did, and by {far[1]:.2f} dB as trained. From what its "
-        f"authors had measured as trained, on other images, our TConv networks differ by {far[2]:.2f} dB and "
-        f"our Upsample networks by {far[3]:.2f} dB."
+        f"{far[0]:.2f} dB when evaluated as the report did, and by {far[1]:.2f} dB as trained. Its "
+        "authors had also measured their networks as trained, on other images. Our TConv networks differ "
+        f"from those values by {far[2]:.2f} dB and our Upsample networks by {far[3]:.2f} dB."
     )
 
 
@@ -449,26 +435,22 @@ def claims_sentence(weighed: pd.DataFrame, carried: Mapping[str, str], errors: f
     """
     again = weighed["verdict_report_evaluation"]
     changed = [
-        f"{_claim(row.claim)} ({row.verdict}, then {row.verdict_report_evaluation})"
+        f"{row.claim.replace('_', ' ')} ({row.verdict}, then {row.verdict_report_evaluation})"
         for row in weighed[again.notna() & (again != weighed["verdict"])].itertuples()
     ]
-    lost = [_claim(name) for name, verdict in carried.items() if verdict != claims.REPRODUCED]
+    lost = [name.replace("_", " ") for name, verdict in carried.items() if verdict != claims.REPRODUCED]
     sentences = [
-        f"Of {len(weighed)} claims: {verdict_counts(weighed)}.",
-        f"Counting both evaluations, chance makes at most {errors:.1f} verdicts wrong on average."
+        f"The verdicts on the {len(weighed)} claims are: {verdict_counts(weighed)}.",
+        f"Over both evaluations, at most {errors:.1f} verdicts are expected to be wrong by chance."
         if errors
         else "No verdict rests on three seeds or more, so how many are wrong by chance is not known.",
-        f"Evaluated as the report did, the verdicts on these claims differ: {', '.join(changed)}."
+        f"With the report's evaluation, the verdicts on these claims change: {', '.join(changed)}."
         if changed
         else "",
         f"Under the same rules the report's own tables do not support {len(lost)} of the {len(carried)} "
         f"claims that they can test{': ' * bool(lost)}{', '.join(lost)}.",
     ]
     return " ".join(filter(None, sentences))
-
-
-def _claim(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def sets_sentence(test: bool) -> str:
@@ -478,7 +460,7 @@ def sets_sentence(test: bool) -> str:
         return f"{opening} {NO_TEST}"
     return (
         f"{opening} Networks are measured on the test images, too, but nothing is chosen on them, so the "
-        "headline numbers are read there. No photograph is in two sets."
+        "models are compared there at the end. No photograph is in two sets."
     )
 
 
@@ -495,8 +477,8 @@ def curves_sentence(curves: pd.DataFrame) -> str:
     parts = []
     for images in dict.fromkeys(table.index[[0, -1]]):
         psnr = table.loc[images].sort_values(ascending=False)
-        level = [str(name) for name in psnr.index[1:] if psnr.iloc[0] - psnr[name] < MARGIN]
-        near = f", with {' and '.join(level)} less than {MARGIN} dB behind" if level else ""
+        level = [name for name in psnr.index[1:] if psnr.iloc[0] - psnr[name] < MARGIN]
+        near = f"; less than {MARGIN} dB behind: {', '.join(level)}" if level else ""
         parts.append(
             f"After {images:,} images candidate {psnr.index[0]} is ahead at {psnr.iloc[0]:.2f} dB{near}."
         )
@@ -510,7 +492,8 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
     best = rows.idxmax()
     listed = [f"{row['what']}: {_effect(row)} ({over(row)})" for row in differences.to_dict("records")]
     unseen = "" if split == "test" else f" {NO_TEST}"
-    return f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB. {'; '.join(listed)}.{unseen}"
+    ahead = f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB"
+    return f"{ahead}. The differences are: {'; '.join(listed)}.{unseen}"
 
 
 def failure_sentence(failures: pd.DataFrame) -> str:
@@ -521,7 +504,7 @@ def failure_sentence(failures: pd.DataFrame) -> str:
     for _, rows in failures.groupby("factor", sort=False):
         listed = [
             f"{row.failed} of {row.runs} runs with {level(row.factor, row.level)} "
-            f"({100 * row.low:.0f} to {100 * row.high:.0f} %)"
+            f"({100 * row.low:.0f} to {100 * row.high:.0f} %, {effects.PERCENT} interval)"
             for row in rows.itertuples()
         ]
         sentences.append(f"{' and '.join(listed)} fail.")

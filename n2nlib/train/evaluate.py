@@ -1,4 +1,4 @@
-"""How a network is evaluated: as trained and as the report evaluated, from one pass through the network.
+"""How a network is evaluated: as trained and with the report's evaluation, from one pass through the network.
 
 The report's script sharpened every prediction with factor 1, whatever the training had. Both evaluations
 share the output before sharpening, so they cost one pass. Layers compute in float32, also those of a network
@@ -22,7 +22,7 @@ CPU_BATCH, GPU_BATCH = 20, 500  # images at a time: on a CPU few enough to stay 
 
 @torch.inference_mode()
 def predict(network: Network, images: Tensor, both: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predictions (as trained, as the report evaluated), each float32 N x 3 x S x S in [0, 255].
+    """Predictions (as trained, with the report's evaluation), each float32 N x 3 x S x S in [0, 255].
 
     `images` is uint8 N x 3 x S x S on the device of the network. Without `both` the second one is None. NaN
     counts as 0 and infinity as the nearer end of [0, 255], so a diverged network still gets a finite error.
@@ -48,7 +48,7 @@ def _finite(images: Tensor) -> np.ndarray:
 
 
 def errors(network: Network, noisy: Tensor, clean: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean squared error of each image, float64 N: `mse` as trained, `mse_report` as the report evaluated."""
+    """Mean squared error of each image, float64 N: mse as trained, mse_report in the report's evaluation."""
     trained, report = predict(network, noisy)
     return {"mse": mse_per_image(trained, clean), "mse_report": mse_per_image(report, clean)}
 

@@ -70,8 +70,8 @@ class RunParams(Section):
 
 def training_code(run: RunParams) -> str:
     """SHA-256 of the code that trains `run`."""
-    groups = [TRAINING] + [GATED] * (run.arch == "gated")
-    return code_identity(*(tuple(group.items()) for group in groups), folder=HERE)
+    files = TRAINING | (GATED if run.arch == "gated" else {})
+    return code_identity(tuple(files.items()), folder=HERE)
 
 
 def measuring_code() -> str:

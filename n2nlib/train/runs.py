@@ -32,15 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from n2nlib import metrics
-from n2nlib.files import (
-    ROOT,
-    UserError,
-    file_digest,
-    full_disk,
-    relative,
-    replacing,
-    write_json,
-)
+from n2nlib.files import ROOT, UserError, file_digest, full_disk, relative, replacing, write_json
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
@@ -97,7 +89,7 @@ class Result:
         """What tables show of a run after its last epoch, dB unless named.
 
         Validation as trained: psnr_mean and psnr_std over subsets, psnr_full, psnr_per_image, psnr_hvs_m,
-        ssim; as the report evaluated: report_mean, report_std, report_full, and peak_change, see
+        ssim; with the report's evaluation: report_mean, report_std, report_full, and peak_change, see
         `metrics.peak_change`. Test set (NaN without one): test_full, test_per_image, test_report_full.
         """
         summary = metrics.summarize(self.errors["mse"], params.evaluation, params.seed)
@@ -123,8 +115,8 @@ def find(stage: Path, run: RunParams, pairs_hash: str) -> Result | None:
 
 
 def _folders(stage: Path, name: str) -> list[Path]:
-    """Where a run may be: in the folder of its stage, or in that of another one."""
-    return [stage / name, *sorted(stage.parent.glob(f"[!.]*/{name}"))]
+    """Where a run is on disk: in the folder of its stage, or in that of another one."""
+    return sorted(stage.parent.glob(f"[!.]*/{name}"), key=lambda folder: (folder.parent != stage, folder))
 
 
 def _read(folder: Path, run: RunParams, pairs_hash: str) -> Result | None:

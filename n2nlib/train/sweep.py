@@ -57,7 +57,7 @@ def train_and_store(
 ) -> Result:
     """The finished run in the folder `stage`: found there, measured again, or trained now and stored.
 
-    Training resumes from a checkpoint if there is one. Raises `UserError` for what a user can mend.
+    Training resumes from a checkpoint if there is one. Raises `UserError` for what a user can correct.
     """
     found = runs.find(stage, run, pairs.hash) or runs.measure_again(stage, run, pairs, params, device)
     if found:
@@ -95,8 +95,10 @@ def _train_on_worker(
     number = int(worker.name) if str(worker.name).isdigit() else 0
     device = pick_device(params.device, number)
 
+    name = runs.run_name(run, pairs_hash)
+
     def report(state: TrainingState) -> None:
-        worker.log_event(TOPIC, {"images": images_per_epoch})
+        worker.log_event(TOPIC, {"run": name, "epoch": len(state.history), "images": images_per_epoch})
 
     try:
         with stream(device):
@@ -200,23 +202,24 @@ class Progress:
 
     def __init__(self, runs_all: int, runs_found: int, images: int) -> None:
         self.all, self.finished, self.images, self.seen = runs_all, runs_found, images, 0
+        self.known: set[str] = set()
         self.started = time.monotonic()
 
     def on_event(self, event: tuple[float, dict]) -> None:
-        self.seen += event[1]["images"]
+        run, epoch, images = (event[1][name] for name in ("run", "epoch", "images"))
+        if run not in self.known:  # it may have resumed, and what it saw before does not take time now
+            self.images -= images * (epoch - 1)
+        self.known.add(run)
+        self.seen += images
 
     def line(self, text: str) -> None:
         count = f"[{self.finished:{len(str(self.all))}}/{self.all}]"
         if self.seen:
             rate = self.seen / max(1e-9, time.monotonic() - self.started)
-            left = (self.images - self.seen) / rate
-            text += f" | {rate:.0f} images/s, {self._left(left)}"
+            seconds = (self.images - self.seen) / rate
+            left = f"{duration(seconds)} left" if seconds > 0 else "nearly done"
+            text += f" | {rate:.0f} images/s, {'done' if self.finished == self.all else left}"
         print(f"{count} {text}", flush=True)
-
-    def _left(self, seconds: float) -> str:
-        if seconds > 0:
-            return f"{duration(seconds)} left"
-        return "done" if self.finished == self.all else "nearly done"
 
 
 def duration(seconds: float) -> str:
@@ -235,7 +238,7 @@ def train_all(
     """Train what is missing of `planned` and return all results in order; nothing finished is trained again.
 
     `pairs` is one pair set, or several by the names that `planned` gives them. A run that fails does not stop
-    the others: its error is raised when they are done. Raises `UserError` for what a user can mend.
+    the others: its error is raised when they are done. Raises `UserError` for what a user can correct.
     """
     sets = pairs if isinstance(pairs, dict) else {"": pairs}
     folder = runs.RUNS / stage
@@ -247,7 +250,7 @@ def train_all(
     if missing:
         found |= _train_missing(folder, missing, len(found), params)
     else:
-        print(f"{stage}: all {len(found)} runs are on disk, nothing to train.", flush=True)
+        print(f"{stage}: nothing to train, runs on disk: {len(found)}.", flush=True)
     lost = [name for name, result in found.items() if result is None]
     if lost:
         raise UserError(
@@ -287,9 +290,7 @@ def _train_missing(
         )
         dask_client.subscribe_topic(TOPIC, progress.on_event)
         futures: dict[Future, str] = {}
-        for name in sorted(
-            missing, key=lambda name: -images[name]
-        ):  # longest first: the last to end is short
+        for name in sorted(missing, key=images.get, reverse=True):  # longest first: the last to end is short
             run, pairs = missing[name]
             task = stage, run, str(pairs.folder), pairs.hash, params, images[name] // run.epochs
             future = dask_client.submit(_train_on_worker, *task, key=f"{stage.name}/{name}", pure=False)

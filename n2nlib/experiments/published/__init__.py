@@ -70,7 +70,7 @@ def table3() -> pd.DataFrame:
 
 
 def statements() -> pd.DataFrame:
-    """The claims that are weighed, in the report's words: claim, section, statement."""
+    """The claims that are weighed, in the report's words: claim, section, statement, published (dB)."""
     return pd.read_csv(_HERE / "statements.csv")
 
 
@@ -84,5 +84,5 @@ def authors_evaluations() -> pd.DataFrame:
 
 
 def authors_networks() -> pd.DataFrame:
-    """16 rows: the setting, epochs, psnr_full (as trained) and report_full (as the report evaluated), dB."""
+    """16 rows: setting, epochs, psnr_full (as trained) and report_full (with the report's evaluation), dB."""
     return pd.read_csv(_HERE / "authors_networks.csv")
