@@ -289,7 +289,7 @@ def test_the_budget_adds_up(
     card = sets[""].card | {"photographs": {"validation": FEWEST_PHOTOGRAPHS}}
     table = best.budget(studies, trained, replace(sets[""], card=card), small)
     assert best.budget(studies, trained, sets[""], small)["low"].isna().all()  # too few photographs
-    steps = ["the report's", "residual", "one-cycle", "network of the best", "four flips", "long training"]
+    steps = ["the report's", "residual", "one-cycle", "network of the best", "four flips", "long run"]
     assert all(step in model for step, model in zip(steps, table["model"], strict=True))
     assert np.allclose(table["gain"][1:], table["psnr_full"].diff()[1:])
     assert (table["low"][1:] < table["gain"][1:]).all()
