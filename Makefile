@@ -1,4 +1,4 @@
-# make paper [SCALE=smoke|laptop|workstation|paper] [PHOTOS=folder]    rebuild the paper
+# make paper [SCALE=smoke|laptop|workstation|paper [PHOTOS=folder]]    rebuild the paper
 # make lab                                                              open the notebooks in JupyterLab
 # make test                                                             run the tests
 # make test-long                                                        run the long tests, before a release
@@ -16,6 +16,7 @@ SHELL := /bin/bash
 .PHONY: paper lab test test-long setup
 
 paper: setup
+	@if [ -n "$(PHOTOS)" ] && [ -z "$(SCALE)" ]; then echo "n2n: PHOTOS needs SCALE, such as SCALE=laptop" >&2; exit 1; fi
 	@if [ -n "$(SCALE)" ]; then python -m n2nlib scale "$(SCALE)" $(if $(PHOTOS),--photos "$(PHOTOS)"); fi
 	python -m n2nlib check
 	dvc repro

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from n2nlib.experiments import paper_runs
-from n2nlib.files import ROOT, replacing
+from n2nlib.files import ROOT, UserError, replacing
 from n2nlib.params import Params, load_params
 from n2nlib.train.identity import RunParams
 
@@ -50,6 +51,14 @@ def calls_per_second(work: Callable[[], object], seconds: float) -> float:
         work()
         count += 1
     return count / elapsed
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run `main`. A user's mistake gives one message on standard error and exit status 1, no traceback."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"n2n: {error}")
 
 
 def write_record(table: pd.DataFrame, name: str) -> None:

@@ -137,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     for precision, batch, how in product(precisions, arguments.batches, ways):
         if cuda or (precision, how) == ("float32", "eager"):
             measure(precision, batch, how, 1)
+    if not rates:
+        raise SystemExit(f"n2n: nothing could be measured on {machine(device)}; the reasons stand above")
     precision, _, how, _ = max(rates, key=rates.__getitem__)
     for batch, at_once in product(arguments.batches, arguments.at_once if cuda else []):
         measure(precision, batch, how, at_once)

@@ -13,7 +13,7 @@ from itertools import product
 import pandas as pd
 import torch
 
-from benchmarks import run_without_crops, scale_params, scale_parser, write_record
+from benchmarks import command, run_without_crops, scale_params, scale_parser, write_record
 from n2nlib.experiments import results
 from n2nlib.files import UserError
 from n2nlib.pairs.pair_set import ensure_pairs
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -33,7 +33,7 @@ import torch
 from skimage.restoration import denoise_nl_means
 from torch import nn
 
-from benchmarks import calls_per_second
+from benchmarks import calls_per_second, command
 from n2nlib.denoiser import Denoiser
 from n2nlib.files import ROOT
 from n2nlib.pairs import baselines
@@ -119,7 +119,7 @@ def compare(ways: dict[str, Work | None], seconds: float, rounds: int) -> dict[s
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", help="a model file; default: the best committed model")
+    parser.add_argument("--model", help="a model file; default: the bundled model")
     parser.add_argument("--pixels", type=int, default=2**18, help="of all images of a size together")
     parser.add_argument("--seconds", type=float, default=1, help="of each measurement in each round")
     parser.add_argument("--rounds", type=int, default=3, help="the median of the rounds is reported")
@@ -143,4 +143,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,4 +1,4 @@
-"""python -m benchmarks.rates [--scale workstation] [--photos FOLDER]: the search behind batch size and rates.
+"""python -m benchmarks.rates [--scale laptop] [--photos FOLDER]: the search behind batch size and rates.
 
 It trains on a part of the training photographs of a scale and evaluates on the rest, so neither
 validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
@@ -8,7 +8,10 @@ rate, which is the hardest to survive, and the short trainings with two more see
 below its noisy input, the next best rate is tried. At scale workstation one batch size is tried, and a long
 training with one seed and setting, because it takes ten minutes; scale laptop tries more batch sizes. The
 report says that Adam does not converge above a rate of 0.001, so such rates train for the longest schedule in
-any case, with more settings. Writes benchmarks/records/rates_<scale>.csv, one row per run.
+any case, with more settings. Writes benchmarks/records/rates_<scale>.csv, one row per run: schedule ("short"
+or "long"), batch_size, the setting, learning_rate, seed, psnr_full and noisy_psnr_full (dB, of the run and of
+its noisy input), dead (output channels), seconds and images. rates_paper.csv is of an earlier version and has
+other columns.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from itertools import product
 
 import pandas as pd
 
-from benchmarks import scale_params, scale_parser, write_record
+from benchmarks import command, scale_params, scale_parser, write_record
 from n2nlib.experiments import paper_runs, results
 from n2nlib.experiments.claims import HIGHEST_RATE
-from n2nlib.files import ROOT
+from n2nlib.files import ROOT, digest
 from n2nlib.pairs.pair_set import PairSet, ensure_pairs
 from n2nlib.pairs.photos import find_photos
 from n2nlib.params import Params
@@ -71,9 +74,11 @@ def search_pairs(
     params: Params, name: str, train: int, validation: int, holdout: float = 0.2, resample: bool = False
 ) -> PairSet:
     """Pairs of the training photographs alone, the share `holdout` of which is kept for the evaluation."""
-    folder = ROOT / "data" / "raw" / f"{params.scale}-training-photographs"
+    photos = find_photos(params).training
+    which = digest([str(photo.path) for photo in photos])[:8]  # other photographs make another pair set
+    folder = ROOT / "data" / "raw" / f"{params.scale}-training-photographs-{which}"
     folder.mkdir(parents=True, exist_ok=True)
-    for number, photo in enumerate(find_photos(params).training):
+    for number, photo in enumerate(photos):
         link = folder / f"{number:05d}{photo.path.suffix}"
         if not link.is_symlink():
             link.symlink_to(photo.path)
@@ -104,8 +109,15 @@ def search_runs(
     return planned
 
 
+def trained(planned: list[Planned], pairs: PairSet, params: Params) -> pd.DataFrame:
+    """The table of `results.collect` with the seconds of each run, which are trained if they are missing."""
+    finished = train_all("rates", planned, pairs, params)
+    seconds = [one.about["seconds"] for one in finished]
+    return results.collect(planned, finished, params).assign(seconds=seconds)
+
+
 def scores(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
-    """For each of KEYS: psnr_full (dB) of the worst and the mean run, and how many runs failed."""
+    """For each of KEYS: psnr_full (dB) of the worst run and the mean (worst, mean), runs, failed, seconds."""
     groups = table.groupby(KEYS)
     frame = groups["psnr_full"].agg(worst="min", mean="mean", runs="size")
     frame["failed"] = groups["psnr_full"].apply(lambda values: int((values < noisy_db).sum()))
@@ -140,7 +152,7 @@ def main() -> None:
         if not rates:
             return []
         planned = search_runs(params, schedule, epochs, rates, seeds, settings)
-        tables.append(results.collect(planned, train_all("rates", planned, pairs, params), params))
+        tables.append(trained(planned, pairs, params))
         return ranked(scores(tables[-1], noisy_db))
 
     left = survivors("short", search.epochs, tried, SEEDS[:1], SETTINGS)
@@ -165,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

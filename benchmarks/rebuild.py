@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="n2n-benchmark-") as temporary:
         where = {"cwd": temporary, "env": _copy(Path(temporary)), "text": True}
         choose = [sys.executable, "-m", "n2nlib", "scale", scale]
-        subprocess.run(choose, check=True, stdout=sys.stderr, **where)
+        if subprocess.run(choose, stdout=sys.stderr, **where).returncode:
+            raise SystemExit(1)  # the command has said why
         started = time.monotonic()
         repro = [sys.executable, "-m", "dvc", "repro"]
         with subprocess.Popen(repro, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where) as process:

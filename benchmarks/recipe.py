@@ -1,17 +1,19 @@
 """python -m benchmarks.recipe [--scale workstation] [--photos FOLDER]: the search behind section `best`.
 
 It trains on four fifths of the training photographs of a scale and evaluates on the rest, so neither
-validation nor test photographs have a say. Each variant changes the recipe of `START` in one thing; all see
-the same number of images. The variants that are worth their time are then compared over a training `LONGER`
-times as long. Writes benchmarks/records/recipe_<scale>.csv, one row per variant: psnr_full (dB), its
-difference from `START` with the interval over images (gain, low, high, dB), images and seconds.
+validation nor test photographs have a say. Each variant changes one thing in the recipe of `START`, except
+the U-Net, which has a width and a batch size of its own; all see the same number of images. The variants that
+are worth their time are then compared over a training `LONGER` times as long. Writes
+benchmarks/records/recipe_<scale>.csv, one row per variant and schedule. Columns: variant, schedule ("short"
+or "long"), psnr_full (dB), its difference from that of `START` with the interval over images (gain, low,
+high; dB), images and seconds.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from benchmarks import scale_params, scale_parser, write_record
+from benchmarks import command, scale_params, scale_parser, write_record
 from benchmarks.rates import search_pairs
 from n2nlib.experiments import beyond, effects
 from n2nlib.metrics import psnr_full
@@ -70,7 +72,7 @@ def main() -> None:
     frames = []
     for schedule, names, images in (
         ("short", list(SHORT), IMAGES),
-        ("long", list(arguments.long), LONGER * IMAGES),
+        ("long", list(dict.fromkeys(["start", *arguments.long])), LONGER * IMAGES),
     ):
         planned = recipe_runs(params, names, images)
         finished = train_all("recipe", planned, pairs, params)
@@ -89,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

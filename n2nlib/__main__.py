@@ -38,6 +38,8 @@ def _scale(arguments: argparse.Namespace) -> None:
     photographs = {}
     if arguments.photos:
         photos = Path(os.path.abspath(arguments.photos.expanduser()))
+        if not photos.is_dir():
+            raise UserError(f"--photos {arguments.photos}: no such folder; allowed: a folder of photographs")
         photographs = {"source": "folder", "path": relative(photos)}
     load_params(path, {"pairs": photographs})  # complains about a wrong file before params.yaml is replaced
     yaml = YAML()  # keeps the comments
@@ -81,7 +83,7 @@ def _noise(arguments: argparse.Namespace) -> None:
         print(f"{state:<8}{one.name}{'' if one.needed else ' (not needed)'}: {one.words}")
     print(verdict(measured))
     if any(one.broken for one in measured):
-        raise UserError("this pair set breaks an assumption of Noise2Noise")
+        raise UserError(f"{relative(pairs.folder)}: this pair set breaks an assumption of Noise2Noise")
 
 
 def _verify(arguments: argparse.Namespace) -> None:

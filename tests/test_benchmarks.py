@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import gpu, pairs, precision, predict, rates, rebuild, recipe, sweep, training
 from n2nlib.files import ROOT, UserError
+from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params, load_params
 from n2nlib.train.network import Network, save_network
 
@@ -166,6 +167,17 @@ def test_a_rate_is_scored_by_its_worst_run_and_out_if_one_fails():
     order = rates.ranked(scored.reset_index())
     assert order == [(4, "adam", "mse", 1e-3), (4, "adam", "l1", 1e-3), (4, "adam", "l1", 2e-3)]
     assert set(rates.first_of_each(order)) == set(order[:2])
+
+
+def test_the_score_of_a_rate_reads_the_runs_that_were_trained(
+    params: Params, pair_set: PairSet, runs_folder: Path
+) -> None:
+    planned = rates.search_runs(params, "short", 1, [(16, "adam", "mse", 1e-3)], (0,), rates.SETTINGS[:1])
+    table = rates.trained(planned, pair_set, params)
+    (row,) = rates.scores(table, noisy_db=0.0).itertuples()
+    assert row.worst == row.mean == table["psnr_full"][0]
+    assert (row.runs, row.failed) == (1, 0)
+    assert row.seconds > 0
 
 
 def test_rates_are_tried_on_every_setting_with_as_many_steps(params: Params):

@@ -51,6 +51,10 @@ def test_scale_takes_photographs_and_keeps_comments(
     shutil.copytree(ROOT / "params", tmp_path / "params")
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     status, _, errors = main("scale", "smoke", "--photos", tmp_path / "my photos")
+    assert status == 1
+    assert "no such folder" in errors
+    (tmp_path / "my photos").mkdir()
+    status, _, errors = main("scale", "smoke", "--photos", tmp_path / "my photos")
     assert (status, errors) == (0, "")
     pairs = {"source": "folder", "path": str(tmp_path / "my photos")}
     assert load_params(tmp_path / "params.yaml") == load_params(SMOKE, {"pairs": pairs})

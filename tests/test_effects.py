@@ -547,4 +547,4 @@ def test_sharpening_amplifies_high_frequencies_of_an_output() -> None:
     assert gain.iloc[-1] > 2
     summary = sharpening.summary(images).set_index("which")
     assert summary.loc["output", "error_energy"] == 1
-    assert summary.loc["sharpened output", "gradient_energy"] > 2 * summary.loc["output", "gradient_energy"]
+    assert summary.loc["sharpened output", "sharpness"] > 2 * summary.loc["output", "sharpness"]

@@ -69,7 +69,7 @@ def denoiser(result: Result, flips: bool) -> Denoiser:
 
 
 def evaluate_model(result: Result, pairs: PairSet, params: Params, flips: bool) -> dict[str, float]:
-    """The metrics of a run's network with or without flips, dB except ssim.
+    """The metrics of a run's network with or without flips, dB except ssim and test_ssim.
 
     On validation: psnr_mean, psnr_std, psnr_full, psnr_per_image, psnr_hvs_m, ssim. On the test set (NaN
     without one): test_full, test_per_image, test_psnr_hvs_m, test_ssim.
@@ -174,7 +174,10 @@ def _errors(result: Result, pairs: PairSet, flips: bool) -> np.ndarray:
 
 
 def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.DataFrame:
-    """Runs of several kinds and the classical methods: kind, psnr_full, psnr_hvs_m (dB), ssim and failed."""
+    """Runs of several kinds and the classical methods: kind, psnr_full, psnr_hvs_m (dB), ssim and failed.
+
+    `classical` is baselines.csv. Its first row, the noisy input, tells which runs failed and is left out.
+    """
     frames = [frame.assign(kind=kind) for kind, frame in runs.items()]
     frame = pd.concat([*frames, classical[1:].assign(kind="classical methods")], ignore_index=True)
     failed = effects.failed(frame, classical["psnr_full"].iloc[0])
@@ -235,7 +238,8 @@ of the model.
 def write_card(params: Params, pairs: PairSet) -> Path:
     """Write best.md, the model card of best.safetensors, with the numbers of best.json and references.csv.
 
-    `pairs` is the pair set that the model was trained on. Raises `UserError` if best.json is missing.
+    `pairs` is the pair set that the model was trained on. Raises `UserError` if best.json is missing, and
+    FileNotFoundError without references.csv or best.safetensors.
     """
     folder, card = params.reports / "07_beyond", pairs.card
     about, table = read_json(folder / "best.json"), pd.read_csv(folder / "references.csv")

@@ -1,9 +1,10 @@
 """The studies of notebook 07: what the report leaves for the future, and what its authors could not see.
 
-Each study compares variants of one training over the same seeds. The variants differ in one thing and see the
-same number of images. Unless a study says otherwise, the network is the report's (TConv, MSE, Adam, without
-sharpening) with a residual connection and values scaled to [-0.5, 0.5]: in a short training the published
-network has not learnt enough for finer differences to show.
+Each study compares variants of one run over the same seeds. The variants differ in what the study is named
+after, which may be two parameters at once, and see the same number of images. Unless a study says otherwise,
+the network is the report's (TConv, MSE, Adam, without sharpening) with a residual connection and values
+scaled to [-0.5, 0.5]: in a short run the published network has not learnt enough for finer differences to
+show.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def study_runs(params: Params) -> list[Planned]:
 def initialisation_runs(params: Params) -> list[Planned]:
     """Runs of Table I without sharpening and crops, with its seeds, beside TConv with the right fan-in.
 
-    The library takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). If TConv with
+    PyTorch takes 4 C as the fan-in of a transposed convolution (see `Network.initialize`). If TConv with
     the right fan-in is level with Upsample, then what differs between the two is a matter of initial weights.
     No run if Table I lacks one of the two.
     """
@@ -161,15 +162,16 @@ def size_runs(params: Params) -> list[Planned]:
 
 
 def size_name(size: int) -> str:
+    """The name of the pair set of images of `size` pixels a side, such as "32px"."""
     return f"{size}px"
 
 
 def set_options(params: Params) -> dict[str, Params]:
     """The parameters of the pair sets of notebook 07 besides the scale's own, by name.
 
-    The sets "fresh" (of the study of noise draws) and "best" keep the blocks behind their pairs for new noisy
-    versions. Every set takes its photographs from the three parts of the scale's own set, and "fresh" and
-    "best" have its validation and test pairs.
+    The sets "fresh" (of the study of noise draws) and, with `best.resample`, "best" keep the blocks behind
+    their pairs for new noisy versions. There is none with source ee559. Every set takes its photographs from
+    the three parts of the scale's own set, and "fresh" and "best" have its validation and test pairs.
     """
     pairs, best, sizes = params.pairs, params.best, params.beyond.sizes
     if pairs.source == "ee559":
@@ -192,6 +194,7 @@ def set_options(params: Params) -> dict[str, Params]:
 
 
 def set_folder(params: Params, name: str) -> Path:
+    """The folder of a pair set of notebook 07; "" is the scale's own set."""
     return params.pairs_folder.with_name(f"{params.scale}-beyond") / name if name else params.pairs_folder
 
 

@@ -43,7 +43,8 @@ class Results:
     """What claims are measured on. Tables have the columns of the result files; None or {}: not available.
 
     `errors` are `Result.errors` by run, `curve_errors` are `Result.curve` by (candidate, seed). With them,
-    comparisons of single settings have the intervals of `effects.compare`; without, of the evaluation spread.
+    comparisons of single settings have the intervals of `effects.compare`. Without them the interval is
+    Student's t over three seeds or more, and with fewer that of the evaluation spread.
     """
 
     table1: pd.DataFrame
@@ -396,6 +397,9 @@ def _final(ours: Results, theirs: Results, comparable: bool) -> dict[str, object
 def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFrame:
     """claims.csv: a row for each claim, with the report's value, ours, its interval (dB) and the verdict.
 
+    Columns: `CLAIM_COLUMNS`, of which published, ours, ci_low, ci_high and ours_report_evaluation are in dB;
+    basis says what the interval rests on, rule and evidence how the verdict follows.
+
     `comparable`: our pairs and training are the published ones, so absolute values (dB) can be compared. The
     columns that end in _report_evaluation say what follows if our networks are evaluated as the report's
     were. They are empty if both evaluations are the same.
@@ -409,7 +413,7 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
 
 
 def on_its_own_tables(theirs: Results) -> dict[str, str]:
-    """The same rules applied to the report's tables: claim -> verdict. Do its tables support its words?"""
+    """The same rules applied to the report's tables: claim -> verdict. Left out: what they cannot test."""
     measured = {claim: (rule, measure.effect(theirs)) for claim, (rule, measure) in CLAIMS.items()}
     judged = {claim: _verdict(rule, effect) for claim, (rule, effect) in measured.items() if effect}
     return {claim: verdict for claim, verdict in judged.items() if verdict != NOT_TESTED}

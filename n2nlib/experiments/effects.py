@@ -294,8 +294,9 @@ def effects_table(
 ) -> pd.DataFrame:
     """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's.
 
-    A median says little about pairs that differ much, so the smallest and the largest effect of a pair stand
-    beside it.
+    Columns: source, factor, what, estimate, low, high (dB), seeds, pairs (of settings), better (pairs with a
+    gain), basis, and smallest and largest (dB), the extremes over single pairs: a median says little about
+    pairs that differ much.
     """
     rows: list[dict[str, object]] = []
     for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
@@ -342,11 +343,11 @@ def failures(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
 def by_length(progress: pd.DataFrame, scale: str, value: str = "psnr_full") -> pd.DataFrame:
     """training_length.csv of one scale: the effects of Table I's factors against the images seen.
 
-    `progress` has a row for each run and epoch: setting, seed, images, `value` (dB). With crops an epoch has
-    twice the images, so runs are compared at equal images: those numbers at which runs with and without crops
-    were validated. A run that diverged stays where it ended. Rates are annealed over the whole schedule, so
-    an early point is not a finished short training. Columns: scale, images, factor, estimate, low, high,
-    seeds.
+    `progress` has a row for each run and validated epoch: setting, seed, images, `value` (dB). With crops an
+    epoch has twice the images, so runs are compared at equal images: those numbers at which runs with and
+    without crops were validated. A run that diverged stays where it ended. Rates are annealed over the whole
+    schedule, so an early point is not a finished short training. Columns: scale, images, factor, estimate,
+    low, high (dB; over seeds with three or more, else over pairs), seeds.
     """
     keys = [name for name in (*ABLATION, "seed") if name in progress]
     wide = progress.pivot(index=keys, columns="images", values=value)

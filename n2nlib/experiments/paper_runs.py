@@ -83,7 +83,7 @@ def top_candidates(table1: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def candidate_lists(ours: pd.DataFrame) -> pd.DataFrame:
-    """Table II: our candidates and the report's (1, 2, 3)."""
+    """Table II: our candidates and the report's (1, 2, 3), with the columns candidate and `CANDIDATE`."""
     return pd.concat([ours, published.table2().astype({"candidate": str})], ignore_index=True)
 
 
@@ -122,7 +122,8 @@ def _cycle(epochs: int, crops: bool) -> int:
 def fine_tuning_runs(params: Params, candidate: dict[str, Any]) -> list[Planned]:
     """Table III: the candidate under every combination of noise, sharpening factor, rate and annealing.
 
-    A sharpening factor of 0 means no sharpening; the report has no such rows.
+    A sharpening factor of 0 means no sharpening; the report has no such rows. With crops, which double the
+    images of an epoch, half as many epochs are trained.
     """
     options = params.fine_tuning
     rates = getattr(options.learning_rate, candidate["optimizer"])
@@ -138,7 +139,8 @@ def fine_tuning_runs(params: Params, candidate: dict[str, Any]) -> list[Planned]
 def final_runs(params: Params, candidate: dict[str, Any], table3: pd.DataFrame) -> list[Planned]:
     """The best setting of Table III (psnr_mean, mean over seeds) for `final_epochs`, with every seed.
 
-    The run of the first seed is the final model; the others say how much of it is luck.
+    With crops, which double the images of an epoch, half as many epochs are trained. The run of the first
+    seed is the final model; the others say how much of it is luck.
     """
     best = by_setting(table3, FINE_TUNING).nsmallest(1, "rank")[FINE_TUNING].iloc[0].to_dict()
     epochs = params.fine_tuning.final_epochs

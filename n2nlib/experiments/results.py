@@ -37,7 +37,7 @@ def search_record(search: str, scale: str) -> pd.DataFrame | None:
 
 
 def collect(planned: list[Planned], finished: list[Result], params: Params) -> pd.DataFrame:
-    """One row per run: its setting, all its metrics (see `Result.metrics`), its name and what became of it.
+    """One row per run: its setting, all of `Result.metrics`, and images, dead, diverged and run (its name).
 
     `dead` counts output channels that are zero in more than half of all pixels: there the ReLU behind the
     last convolution passes no gradient.
@@ -51,7 +51,11 @@ def collect(planned: list[Planned], finished: list[Result], params: Params) -> p
 
 
 def collect_curves(planned: list[Planned], finished: list[Result], params: Params) -> pd.DataFrame:
-    """One row per candidate, seed and validated epoch: images, PSNRs (dB) and training loss."""
+    """One row per candidate, seed and validated epoch.
+
+    Columns: candidate, seed, epoch, images; psnr_mean and psnr_std as trained, report_mean with the report's
+    evaluation (dB, over random subsets); train_loss (mean over the batches of the epoch).
+    """
     rows = []
     for one, result in zip(planned, finished, strict=True):
         history = result.history.set_index("epoch")
@@ -77,8 +81,8 @@ def collect_progress(planned: list[Planned], finished: list[Result]) -> pd.DataF
 def examples(table1: pd.DataFrame) -> dict[str, int]:
     """The runs that Fig. 1 shows: title -> row of `table1`.
 
-    They are the report's baseline and candidates as far as they were trained, first seed, and our best, which
-    may be one of them.
+    They are the report's baseline and candidates as far as they were trained, first seed, and our best: the
+    single run with the highest psnr_mean, which may be one of them.
     """
     candidates = published.table2().to_dict("records")
     settings = {"baseline": BASELINE} | {f"candidate {one.pop('candidate')}": one for one in candidates}
@@ -91,7 +95,7 @@ def examples(table1: pd.DataFrame) -> dict[str, int]:
 
 
 def plain_run(table1: pd.DataFrame) -> int:
-    """The row of the best network trained without sharpening, first seed; of any network if there is none."""
+    """The row of the best network trained without sharpening, first seed; of any run without one."""
     rows = table1[~table1["sharpen"] & (table1["seed"] == table1["seed"].min())]
     return int((rows if len(rows) else table1)["psnr_full"].idxmax())
 

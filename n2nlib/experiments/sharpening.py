@@ -55,7 +55,7 @@ def spectra(images: dict[str, np.ndarray]) -> pd.DataFrame:
 def summary(images: dict[str, np.ndarray]) -> pd.DataFrame:
     """What sharpening costs, as which (of `OUTPUTS`), psnr_full (dB) and two energy ratios.
 
-    An energy is the sum of the squared differences of neighbouring pixels. gradient_energy is that of an
+    An energy is the sum of the squared differences of neighbouring pixels. sharpness is that of an
     output over that of the clean image, so 1 is as sharp as the clean image. error_energy compares the
     errors of the outputs in the same way, with the error before sharpening as 1.
     """
@@ -65,7 +65,7 @@ def summary(images: dict[str, np.ndarray]) -> pd.DataFrame:
         {
             "which": which,
             "psnr_full": psnr_full(mse_per_image(images[which], clean)),
-            "gradient_energy": gradient_energy(images[which]).sum() / sharp,
+            "sharpness": gradient_energy(images[which]).sum() / sharp,
             "error_energy": gradient_energy(images[which] - clean).sum() / error,
         }
         for which in OUTPUTS

@@ -35,8 +35,9 @@ ARROW = {"arrowstyle": "-|>", "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "mutation_s
 def costs(width: int, size: int = 32) -> pd.DataFrame:
     """network_costs.csv: both variants of the U-Net, one row each.
 
-    Columns: width, arch, parameters, and GFLOP per image of `size` x `size` (two per multiply-add). Forward
-    plus backward counts as three forward passes.
+    Columns: width (channels), arch, parameters (weights and biases), forward_gflop and forward_backward_gflop
+    (10^9 operations for an image of `size` x `size` pixels, two per multiply-add). Forward plus backward
+    counts as three forward passes.
     """
     rows = []
     for arch in ("tconv", "upsample"):

@@ -136,11 +136,12 @@ def small_pairs() -> tuple[PairSet, torch.Tensor]:
 
 
 def models(params: Params) -> dict[str, Denoiser]:
-    """The committed models by name: the final and the best one of this scale, and the best one of all."""
+    """The committed models by name: the final and the best one of this scale; the bundled one, if another."""
     own = {name: params.reports / f"{file}.safetensors" for name, file in COMMITTED.items()}
     paths = {f"{name}, {params.scale}": path for name, path in own.items() if path.is_file()}
     default = default_model()
-    paths.setdefault(f"best, {read_json(default.with_suffix('.json'))['scale']}", default)
+    if default.read_bytes() not in [path.read_bytes() for path in paths.values()]:
+        paths[f"bundled, {read_json(default.with_suffix('.json'))['scale']}"] = default
     return {name: Denoiser.load(path) for name, path in paths.items()}
 
 
@@ -217,8 +218,9 @@ def train_one(seconds: float = 20.0, **changes: Any) -> Iterator[tuple[pd.DataFr
     """Train a small network for some seconds or `epochs` passes over `small_pairs`, whichever ends first.
 
     `changes` are parameters of a run (see `RunParams`) that replace those of `LIVE_RUN`. Yields the history
-    and the network before the first step, at most once a second, and at the end. The history has a row per
-    epoch: images, train_loss, psnr_full (dB) and run, which says what differs from `LIVE_RUN`. Uses one
+    and the network before the first step, at most once a second, and at the end. The history has a row
+    before the first step and one per epoch: images, train_loss (NaN before the first step), psnr_full (dB)
+    and run, which says what differs from `LIVE_RUN`. Uses one
     thread, as the processes of a sweep do: on several, such small steps take longer. Raises `UserError` for a
     parameter that does not exist or a value that is not allowed.
     """

@@ -1,7 +1,7 @@
 """Figures at their printed size in one style (n2n.mplstyle): saving, pictures of images, their noise.
 
-Each function of this module, of `plots`, `training_plots` and `diagrams` returns a figure whose label
-(`figure.get_label()`) describes it for readers who cannot see it. `save_figure` writes the figure and returns
+Each function here and in `plots`, `training_plots` and `diagrams` that draws a figure returns it with a label
+(`figure.get_label()`) that describes it for readers who cannot see it. `save_figure` writes it and returns
 the picture to display, with that description as its alternative text: a cell of a notebook ends with
 `figures.save_figure(figure, ...)`, and nbconvert writes the alternative text into the page.
 """
@@ -244,6 +244,8 @@ def noise_structure(by_level: pd.DataFrame, by_contrast: pd.DataFrame) -> Figure
     `by_level` has the columns level, mean, error (standard error of the mean) and median, `by_contrast`
     contrast and std; all in grey levels.
     """
+    if by_level.empty:
+        return nothing("There are too few images to show the noise at each grey level.")
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9))
     left.axhline(0, color=GREY, lw=0.8)
     reach = NORMAL_REACH * by_level["error"]

@@ -93,9 +93,10 @@ def beside_the_report(params: Params, longer: bool) -> tuple[pd.DataFrame, list[
 
 
 def settings(params: Params) -> pd.DataFrame:
-    """Our settings beside the report's, ours in bold where they differ: setting, report, ours.
+    """Our settings beside the report's: setting, report, ours.
 
-    A dagger marks what the report's text does not say and its authors' published code does.
+    Ours are bold unless they equal all of the report's cell. A dagger marks what the report's text does not
+    say and its authors' published code does.
     """
     pairs, training, ablation, tuning = params.pairs, params.training, params.ablation, params.fine_tuning
     adam, sgd = ablation.learning_rates.adam, ablation.learning_rates.sgd

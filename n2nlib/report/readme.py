@@ -1,4 +1,4 @@
-"""What a release takes from the results: the findings in README.md, and the best model in the package.
+"""What a release takes from the results: the findings in README.md, and a model in the package.
 
 Notebook 06 writes the findings of its scale. `python -m n2nlib readme` puts them into README.md and copies
 the model.
@@ -154,10 +154,11 @@ def write_readme(check: bool, root: Path = ROOT) -> None:
 
 
 def bundle_model(check: bool, root: Path = ROOT, package: Path = BUNDLED_MODEL) -> None:
-    """Copy the best model of the scales, with its description and its card, to where `denoise` looks for it.
+    """Copy a final or best model, with its description and its card if it has one, to where `denoise` looks.
 
-    It is the one with the highest PSNR on the validation images of its scale, all of them photographs of
-    ImageNet; nothing is chosen on test images. With `check`, raise `UserError` if it is not there yet.
+    It is the one of `MODEL_SCALES` with the highest psnr_full on the validation images of its scale, all of
+    them photographs of ImageNet; nothing is chosen on test images. Without any model nothing is done. With
+    `check`, raise `UserError` that names the file if it is not there yet.
     """
     models = [root / "reports" / scale / f"{name}.json" for scale, name in product(MODEL_SCALES, MODELS)]
     metrics = {path: read_json(path)["metrics"] for path in models if path.is_file()}

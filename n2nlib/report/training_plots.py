@@ -45,8 +45,8 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
 
     `frame` has the columns of curves.csv, `labels` maps candidates ("A", "1") to their settings, `references`
     (name -> dB) hold "noisy input". The band is the range over seeds; with one seed it is the standard
-    deviation of the evaluation. The axis shows where the curves differ: the last three quarters of the
-    training. Failed runs are counted in the legend. Candidates of one setting have one colour.
+    deviation of the evaluation. The axis of PSNR covers the last three quarters of the training, where the
+    curves differ. Failed runs are counted in the legend. Candidates of one setting have one colour.
     """
     noisy, epochs = references["noisy input"], frame["epoch"].max()
     last = frame.groupby(["candidate", "seed"])["psnr_mean"].transform("last")
@@ -253,7 +253,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
     """Effects against the images seen: one panel for each factor, one line for each source and scale.
 
     Columns: factor (of Table I), source, scale, images, estimate, low, high (dB). A dotted line joins the
-    ends of the trainings of all scales. The axis shows each training from its middle on.
+    ends of the trainings of all scales. The axis of effects covers each training from its middle on.
     """
     if frame.empty:
         return nothing("This scale trains nothing that could show an effect.")

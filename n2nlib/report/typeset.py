@@ -15,7 +15,7 @@ import matplotlib
 from ruamel.yaml import YAML
 
 from n2nlib.files import ROOT, UserError, git, read_json, relative, replacing, write_json
-from n2nlib.params import Params
+from n2nlib.params import Params, load_params
 from n2nlib.report import paper_tables, paper_text, tables
 from n2nlib.report.notebooks import description, write_index
 from n2nlib.train.sweep import duration
@@ -80,6 +80,15 @@ def _figure(name: str, params: Params) -> dict[str, str]:
     return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
 
 
+def _command(params: Params) -> str:
+    """What rebuilds these results: `make paper` with a scale of params/, or with params.yaml as it stands."""
+    path, pairs = ROOT / "params" / f"{params.scale}.yaml", params.pairs
+    own = {"source": "folder", "path": pairs.path} if pairs.source == "folder" else {}
+    if not path.is_file() or load_params(path, {"pairs": own}).hash() != params.hash():
+        return "make paper"
+    return f"make paper SCALE={params.scale}{' PHOTOS=<folder>' * bool(own)}"
+
+
 def _about(params: Params) -> dict[str, Any]:
     """Title and authors, and what trained and how to rebuild, from the provenance of the result folders."""
     citation = YAML(typ="safe", pure=True).load((ROOT / "CITATION.cff").read_text("utf-8"))
@@ -91,7 +100,6 @@ def _about(params: Params) -> dict[str, Any]:
     # Notebooks from 06 on reproduce nothing of the report.
     reproducing = set().union(*(these for notebook, these in runs_of.items() if notebook < "06"))
     seconds = {name: value for one in found.values() for name, value in one.get("seconds", {}).items()}
-    photographs = " PHOTOS=<folder>" if params.pairs.source == "folder" else ""
     return {
         "title": citation["title"],
         "authors": [
@@ -110,5 +118,5 @@ def _about(params: Params) -> dict[str, Any]:
         ),
         "parameters": params.hash()[:12],
         "commit": tables.commit(),
-        "command": f"make paper SCALE={params.scale}{photographs}",
+        "command": _command(params),
     }

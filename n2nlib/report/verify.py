@@ -4,7 +4,7 @@ Every CSV file of reports/<scale>/ that the last commit holds is merged with the
 that say what a row is about. Each other cell is identical, within tolerance, or different. Two runs of
 one setting differ by the standard deviations of evaluation and seeds, which gives the tolerance of decibels.
 An estimate may move by half the width of its interval. Notebooks 01 and 02 train nothing, so their tables
-must be identical.
+must be identical but for the rounding of the last decimal.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def print_verification(scale: str) -> bool:
     more = [f"... and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
     print(*lines[:MOST_SHOWN], *more, sep="\n")
     causes = "evaluation and seeds" if seeds > 1 else "the evaluation"
-    tolerance = f"the spread of {causes} ({decibels:.2f} dB between two runs)"
+    tolerance = f"the spread of {causes} ({decibels:.2f} dB between two runs)" if seeds else "rounding"
     same = "identical" if not any(one.within for one in compared) else f"the same within {tolerance}"
     print(f"Different: more than {tolerance}." if lines else f"All {len(compared)} tables are {same}.")
     if lines and seeds == 1:

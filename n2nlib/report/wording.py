@@ -1,6 +1,7 @@
-"""Every word that people read about results: names of settings, headers of columns, sentences.
+"""Words that people read about results: names of settings, headers of columns, and most sentences.
 
-Tables, figures, notebooks, our paper and README take their words from here, so that one thing has one name.
+Tables, figures, notebooks, our paper and README take their names from here, so that one thing has one name.
+Where a sentence is itself a result (the rules of `claims`, `beyond.initialisation_answer`), it stands there.
 """
 
 from __future__ import annotations
@@ -115,7 +116,6 @@ COLUMNS: dict[str, Column] = {
         tau="Kendall's τ",
         share="Share",
         sharpness="Sharpness (clean image: 1)",
-        gradient_energy="Energy of gradients (clean image: 1)",
         error_energy="Energy of the error's gradients (output: 1)",
         forward_gflop="Forward (GFLOP)",
         forward_backward_gflop="Forward and backward (GFLOP)",
@@ -465,9 +465,10 @@ def sets_sentence(test: bool) -> str:
 
 
 def curves_sentence(curves: pd.DataFrame) -> str:
-    """Which candidate of curves.csv is ahead first and at the end (means over seeds), and who is level.
+    """Which candidate is ahead first and at the end (means over seeds), and who is within 0.12 dB of it.
 
-    A run that diverged counts with where it ended.
+    `curves` is that of `results.collect_curves`: candidate, seed, images, psnr_mean (dB). A run that diverged
+    counts with where it ended.
     """
     runs = curves.pivot_table("psnr_mean", "images", ["candidate", "seed"])
     everyone = runs.notna().T.groupby("candidate").any().all()

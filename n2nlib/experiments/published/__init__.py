@@ -24,7 +24,7 @@ FINAL_PSNR = 24.45  # dB, section V: the final model on the full validation set
 NOISY_PSNR = 19.62  # dB, global, of the course's noisy validation images
 PAIRS, WIDTH = 50_000, 48
 VALIDATION_PAIRS = 1_000
-EPOCHS = {"ablation": 20, "curves": 200, "fine_tuning": 20}  # the caption of Fig. 2; its plot shows 100
+EPOCHS = {"ablation": 20, "curves": 200, "fine_tuning": 20}  # Fig. 2 says 200 and shows 100
 
 
 def is_published_training(params: Params) -> bool:
