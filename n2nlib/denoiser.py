@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,11 +24,15 @@ FIELD = 192  # pixels: no output depends on an input farther away; a multiple of
 SMALL_IMAGES = 2**15  # pixels of the small images that pass together, few enough for the cache
 # Package data, also in an installed wheel; `report.readme.bundle_model` puts it there.
 BUNDLED_MODEL = Path(__file__).with_name("models") / "best.safetensors"
-BLOCK = 7  # pixels of a photograph behind one pixel of the images that the models are trained on
+BLOCK = 7  # pixels: side of the block of a photograph behind one pixel; pairs.block of all committed scales
 
 
 class Denoiser:
-    """A trained network: `Denoiser.load().predict(images)` denoises images with the bundled model."""
+    """A trained network: `Denoiser.load().predict(images)` denoises images with the bundled model.
+
+    The network stays on its device and is put into evaluation mode. With `flips` the prediction is the mean
+    over the four flips of an image (self-ensemble, Timofte et al. 2016, without rotations).
+    """
 
     def __init__(self, network: Network, flips: bool = False) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)
@@ -44,7 +47,7 @@ class Denoiser:
         path = default_model() if path is None else Path(path)
         try:
             return cls(*load_network(path))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a foreign file can make the reader raise nearly anything
             raise UserError(
                 f"{path}: not a model of this project, or damaged ({error}); "
                 "allowed: a model.safetensors, final.safetensors or best.safetensors"
@@ -54,11 +57,13 @@ class Denoiser:
     def predict(self, images: Tensor | np.ndarray, batch_pixels: int = 2**20) -> Tensor | np.ndarray:
         """Denoise N x 3 x H x W in [0, 255], uint8 or float, any N, H and W; a tensor or a numpy array.
 
-        Returns float32 of the same shape in [0, 255], of the kind that was given. Images are padded to
-        multiples of 32 by repeating their border, and cropped back. At most about `batch_pixels` pixels are
-        in the network at a time: larger images pass in tiles whose margins reach as far as the network sees,
-        which changes nothing but rounding. Raises ValueError for another shape.
+        Returns float32 of the same shape in [0, 255], of the kind that was given; a tensor is on the CPU. The
+        range is not checked: images in [0, 1] must be multiplied by 255 first. Images are padded to multiples
+        of 32 by repeating their border, and cropped back. At most about `batch_pixels` pixels (416 x 416 if
+        that is more) are in the network at a time: larger images pass in tiles whose margins reach as far as
+        the network sees, which changes nothing but rounding. Raises ValueError for another shape.
         """
+        # A copy, because torch refuses arrays with negative strides and warns of those that are read-only.
         given = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images)
         if given.ndim != 4 or given.shape[1] != 3:
             raise ValueError(f"images have shape {tuple(given.shape)}; allowed: N x 3 x H x W")
@@ -108,10 +113,14 @@ def default_model() -> Path:
 
 
 def describe(path: Path) -> str:
-    """Which model a file holds and, if its card lies beside it, what it is trained for, in a sentence."""
+    """Which model a file holds and, if its card lies beside it, what it is trained for, in words.
+
+    Raises `UserError` if the JSON file beside it is damaged.
+    """
     beside = path.with_suffix(".json")
     about = read_json(beside) if beside.is_file() else {}
-    if not {"scale", "images"} <= set(about):
+    # Another program may have left a JSON file of that name.
+    if not (isinstance(about, dict) and "scale" in about and isinstance(about.get("images"), int)):
         return f"model {relative(path)}"
     return (
         f"model {relative(path)} (scale {about['scale']}, {about['images']:,} training images), "
@@ -126,9 +135,11 @@ def denoise_files(
 
     One file goes to the file `output`, in the format of its suffix, or into the folder `output` if there is
     one; by default it goes beside the source, as "<name>-denoised.png". Several files go to the folder
-    `output`, by default "denoised", as "<name>.png". With `pixelate` the sources are clean photographs, from
-    which noisy inputs are made first; these and the clean images are written beside the results. Returns the
-    files that failed with the reason. Raises `UserError` if nothing can be done at all.
+    `output`, by default "denoised", as "<name>.png". Older results are replaced. With `pixelate` the sources
+    are clean photographs, of which noisy inputs are made first (blocks of `BLOCK` pixels, seed 0); these and
+    the clean images are written beside the results, in the same format: JPEG and WebP change them. A line for
+    each file is printed, with PSNRs (dB) of the pixels before they are written. Returns the files of several
+    that failed with the reason. Raises `UserError` if a single file fails, or if nothing can be done at all.
     """
     from tqdm import tqdm
 
@@ -183,7 +194,8 @@ def _check(targets: dict[Path, Path], pixelate: bool) -> None:
     taken: dict[Path, Path] = {}
     for file, target in targets.items():
         if target.suffix.lower() not in SUFFIXES:
-            raise UserError(f"-o {target}: cannot write files of this kind; allowed: {', '.join(SUFFIXES)}")
+            allowed = f"{', '.join(SUFFIXES)}, or a folder that exists"
+            raise UserError(f"-o {target}: cannot write files of this kind; allowed: {allowed}")
         for path in _written(target, pixelate):
             if path.resolve() in sources:
                 raise UserError(f"-o {path}: is itself an image to denoise; allowed: another file or folder")
@@ -199,7 +211,10 @@ def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool
     if not pixelate:
         _write(target, _restore(denoiser, pixels))
         return f"{source.name}, {pixels.shape[1]} x {pixels.shape[0]} pixels: {target}"
-    noisy, clean = pixelated(pixels, BLOCK, np.random.default_rng(0))
+    try:
+        noisy, clean = pixelated(pixels, BLOCK, np.random.default_rng(0))
+    except UserError as error:  # which does not know the file
+        raise UserError(f"{source}: {error}") from error
     restored = _restore(denoiser, noisy)
     for path, image in zip(_written(target, pixelate), (restored, noisy, clean), strict=True):
         _write(path, image)
@@ -243,5 +258,5 @@ def _write(path: Path, pixels: np.ndarray) -> None:
     try:
         with replacing(path) as temporary:
             Image.fromarray(pixels).save(temporary, Image.registered_extensions()[suffix], **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a side too long for WebP (16,383 pixels)
         raise UserError(f"{path}: cannot be written ({error})") from error

@@ -55,8 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises `UserError` if the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise (full_disk(path, error) or error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -73,6 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def full_disk(path: Path, error: Exception) -> UserError | None:
     """What to tell the user if writing `path` failed because the disk is full; None for another error."""
+    # safetensors is written in Rust: its errors have no errno, only a text such as "os error 28".
     numbers = (errno.ENOSPC, errno.EDQUOT)
     if getattr(error, "errno", None) in numbers or any(
         f"os error {number}" in str(error) for number in numbers
@@ -84,6 +88,7 @@ def full_disk(path: Path, error: Exception) -> UserError | None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all. Raises `UserError` if the disk is full."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -94,7 +99,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object of the checkout. Raises `UserError` if the file is missing or damaged."""
+    """The JSON value in a file, an object in all of ours. Raises `UserError` if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -59,7 +59,11 @@ class _Meaning(ast.NodeTransformer):
 
 
 def meaning(source: str) -> str:
-    """The parsed source without comments, docstrings, imports, type hints and messages."""
+    """The parsed source, as text, without comments, docstrings, imports, type hints and messages.
+
+    Messages are what is printed by `print` and what is raised; text that another function gets has a meaning.
+    Raises SyntaxError.
+    """
     return repr(_plain(_Meaning().visit(ast.parse(source))))
 
 
@@ -73,5 +77,8 @@ def _plain(node: Any) -> Any:
 
 @cache
 def code_identity(files: tuple[tuple[str, str], ...], folder: Path) -> str:
-    """SHA-256 of the meaning of modules, given as (logical name, file)."""
+    """SHA-256 (hex) of the meaning of modules, given as (logical name, file in `folder`).
+
+    It is computed once in a process, so later edits of the files go unnoticed there, as their code does.
+    """
     return digest({name: meaning((folder / file).read_text("utf-8")) for name, file in files})

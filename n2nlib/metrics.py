@@ -40,8 +40,8 @@ def _batches(images: np.ndarray, clean: np.ndarray) -> Iterator[tuple[np.ndarray
 def mse_per_image(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """Mean squared error of each image, float64 N, of two N x C x H x W arrays in [0, 255] of any real dtype.
 
-    NaN counts as 0 and infinity as the nearer end of [0, 255], so a diverged network still gets a finite
-    error. Raises ValueError if the shapes differ.
+    In `images` (not in `clean`), NaN counts as 0 and infinity as the nearer end of [0, 255], so a diverged
+    network still gets a finite error. Finite values are not clipped. Raises ValueError if the shapes differ.
     """
     parts = [np.empty(0)]
     for a, b in _batches(images, clean):
@@ -51,13 +51,13 @@ def mse_per_image(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def psnr(mse: np.ndarray | float) -> np.ndarray | float:
-    """10 log10(255^2 / mse), dB; infinite where the error is zero."""
+    """10 log10(255^2 / mse) in dB, float64, for each `mse` (squared grey levels); infinite where it is 0."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(PEAK**2 / np.asarray(mse, np.float64))
 
 
 def psnr_full(mse: np.ndarray) -> float:
-    """Global PSNR (dB): one MSE over all pixels of all images."""
+    """Global PSNR (dB): one MSE over all pixels of all images, from the MSE of each image, N."""
     return float(psnr(np.mean(mse)))
 
 
@@ -68,11 +68,11 @@ def psnr_per_image(mse: np.ndarray) -> float:
 
 
 def subset_psnr(mse: np.ndarray, protocol: Evaluation, seed: int) -> tuple[float, float]:
-    """Mean and standard deviation (dB) of the global PSNR over random subsets of half of the images.
+    """Mean and sample standard deviation (dB) of the global PSNR over random subsets of half of the images.
 
-    Section III-A of the report: 100 subsets of 500 of its 1,000 validation images. They are drawn with
-    replacement, as in the report's code. They depend on `seed` and the number of images alone, so all
-    networks are evaluated on the same ones.
+    Section III-A of the report: 100 subsets of 500 of its 1,000 validation images. The images of a subset are
+    drawn with replacement, as in the report's code. The subsets depend on `seed`, their number and the number
+    of images alone, so all networks are evaluated on the same ones.
     """
     values = psnr(np.asarray(mse)[_subsets(len(mse), protocol, seed)].mean(axis=1))
     return float(values.mean()), float(values.std(ddof=1))
@@ -102,10 +102,11 @@ def summarize(mse: np.ndarray, protocol: Evaluation, seed: int) -> dict[str, flo
 
 
 def psnr_hvs_m(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """PSNR-HVS-M (dB; Ponomarenko et al. 2007) of the luma of each image, float64 N.
+    """PSNR-HVS-M (dB, peak 255; Ponomarenko et al. 2007) of the luma of each image, float64 N.
 
-    Takes N x 3 x S x S in [0, 255], S a multiple of 8. An image without any error has 100 dB, as in the
-    package.
+    Takes N x 3 x S x S in [0, 255], S a multiple of 8; other values are clipped. The luma is Y of BT.601 in
+    [16, 235], which the package rounds to whole numbers, predictions included. An image of which contrast
+    masking leaves no error has 100 dB, as in the package. Raises ValueError if the shapes differ.
     """
     with np.errstate(all="ignore"):  # of flat blocks: the library divides by zero and then mends the result
         parts = [psnr_hvs_hvsm(_luma(a), _luma(b), batch=True)[1] for a, b in _batches(images, clean)]
@@ -115,8 +116,9 @@ def psnr_hvs_m(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
 def ssim(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """Structural similarity of each image, mean over channels, float64 N in [-1, 1], of N x 3 x S x S.
 
-    Wang et al. (2004), Gaussian window of sigma 1.5. All images are stacked into one tall image, and the
-    inner part of each is averaged. This gives the numbers of one call for each image, but faster.
+    Wang et al. (2004), Gaussian window of sigma 1.5 (11 x 11 pixels, so S is at least 11), values in
+    [0, 255]. All images are stacked into one tall image, and the inner part of each is averaged. This gives
+    the numbers of one call for each image, but faster. Raises ValueError if the shapes differ.
     """
     inner = slice(SSIM_BORDER, -SSIM_BORDER)
     parts = []
@@ -133,7 +135,7 @@ def perceptual(images: np.ndarray, clean: np.ndarray) -> dict[str, float]:
 
 
 def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Sum of the squared differences of neighbouring pixels of each image, float64 N, of N x 3 x S x S.
+    """Sum of squared differences of adjacent pixels, in rows and columns, of each N x 3 x S x S, float64 N.
 
     Divided by that of the clean images it tells how sharp denoised images are: below 1 they are blurrier than
     the clean images, above 1 noisier or sharper.
@@ -149,6 +151,6 @@ def _stacked(images: np.ndarray) -> np.ndarray:
 
 
 def _luma(images: np.ndarray) -> np.ndarray:
-    """N x 3 x H x W in [0, 255] -> N x H x W, the package's Y of BT.601."""
+    """N x 3 x H x W in [0, 255] -> float64 N x H x W, the package's Y of BT.601 in [16, 235] / 255."""
     luma = bt601ycbcr(np.clip(_stacked(images), 0, 255))[0]
     return luma.reshape(len(images), *images.shape[2:])

@@ -63,7 +63,7 @@ Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=32, le=512, multiple_of=32)]  # pixels; five poolings halve the image
 Block = Annotated[int, Field(ge=2, le=16)]  # pixels; a block of one pixel has no noise
-Width = Annotated[int, Field(ge=2, le=512)]  # channels
+Width = Annotated[int, Field(ge=2, le=512)]  # channels; the last block of the U-Net has two thirds of them
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Arch = Literal["tconv", "upsample"]
 AnyArch = Literal["tconv", "upsample", "gated"]  # gated: the network of the best model, not in the report
@@ -136,6 +136,8 @@ class Training(Section):
 
 
 class LossRates(Section):
+    """Initial learning rate for each loss."""
+
     l1: Positive
     mse: Positive
 
@@ -158,7 +160,7 @@ class Ablation(Section):
     arch: Listed[Arch]
     epochs: Count
     crops_epochs: Count  # with crops an epoch has two images of each pair
-    annealing_steps: Natural
+    annealing_steps: Natural  # k: the rate becomes ten times smaller after every 1 / (k + 1) of the training
     learning_rates: Rates
 
 
@@ -166,7 +168,7 @@ class Curves(Section):
     """Fig. 2: the best settings of Table I, trained for longer."""
 
     seeds: Listed[Seed]
-    candidates: Annotated[int, Field(ge=1, le=26)]
+    candidates: Annotated[int, Field(ge=1, le=26)]  # named A to Z
     epochs: Count
     crops_epochs: Count
     annealing_steps: Natural
@@ -184,7 +186,7 @@ class FineTuning(Section):
     """Table III: every combination of the lists for the chosen candidate, and the final model."""
 
     seeds: Listed[Seed]
-    sigma_n: Listed[NonNegative]
+    sigma_n: Listed[NonNegative]  # grey levels
     tau_sharp: Listed[NonNegative]  # 0: not sharpened; the report has no such rows
     learning_rate: FineTuningRates
     annealing_steps: Listed[Natural]
@@ -193,7 +195,10 @@ class FineTuning(Section):
 
 
 class Sizes(Section):
-    """The study of image sizes. Its pairs have a smaller block, so that no photograph is enlarged."""
+    """The study of image sizes. Its pairs have a smaller block, so that no size needs large photographs.
+
+    With 7 x 7 pixels behind each pixel, images of 64 pixels would need 448 pixels per side.
+    """
 
     pixels: Listed[Side]
     block: Block
@@ -206,7 +211,7 @@ class Beyond(Section):
     """The studies of notebook 07."""
 
     seeds: Listed[Seed]
-    epochs: Count  # of every study but that of sizes; with several crops per image fewer, for the same images
+    epochs: Count  # not of the studies of sizes and of initialisation; with n crops per image 1/n of them
     learning_rate: Positive  # Adam, MSE
     peak_rate: Positive  # highest rate of the one-cycle schedule
     crops: MaybeListed[Crops]  # variants
@@ -244,9 +249,9 @@ class Best(Section):
 
 
 class Evaluation(Section):
-    """The report's protocol: mean and standard deviation of the PSNR over random halves of the set."""
+    """The report's protocol: mean and standard deviation of the PSNR over random subsets, see `metrics`."""
 
-    repeats: Annotated[int, Field(ge=2)]
+    repeats: Annotated[int, Field(ge=2)]  # subsets, each of half as many images as the set, with replacement
 
 
 class Sweep(Section):
@@ -280,6 +285,7 @@ class Params(Section):
 
     @property
     def pairs_folder(self) -> Path:
+        """The folder of the pair set of this scale."""
         return ROOT / "data" / "pairs" / self.scale
 
     def used(self, sections: list[str]) -> dict[str, Any]:
@@ -298,7 +304,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{relative(path)}: cannot be read ({error})") from error
     try:
         value = YAML(typ="safe", pure=True).load(text)  # YAML 1.2; refuses duplicate keys
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none, as 2022-13-45
         raise UserError(f"{relative(path)}: not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{relative(path)}: holds no parameters; allowed: the keys of params.yaml")
@@ -331,7 +337,7 @@ def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
     """One problem that pydantic found, for a person: file, key, value and what is allowed."""
     keys = tuple(error["loc"])
     named = ".".join(map(str, keys))
-    given = _has(overrides, keys[:1] if error["type"] == "missing" else keys)
+    given = _has(overrides, keys)  # a missing key is missing in the file, a missing end of a list is not
     where = "the given parameters" if given else source
     if error["type"] == "extra_forbidden":
         allowed = list(_section(keys).model_fields)
@@ -355,7 +361,10 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
     overrides = overrides or {}
     tree = _merged(_read_yaml(path), overrides)
     try:
-        return Params.model_validate_json(json.dumps(tree, default=str))  # strict JSON: lists become tuples
+        text = json.dumps(tree, default=str)  # strict JSON: lists become tuples
+        return Params.model_validate_json(text)
+    except TypeError as error:  # a key that is a date or a list
+        raise UserError(f"{relative(path)}: {error}") from error
     except ValidationError as error:
         problems = error.errors()  # a list whose elements are all wrong is called too short, too
         problems = [one for one in problems if one["type"] != "too_short" or not one["input"]]
@@ -367,7 +376,7 @@ def sections_of(notebook: str) -> list[str]:
     """The parameters that notebooks/<notebook>.ipynb lists in its parameters cell, in order.
 
     They are what papermill injects and what the stage of the notebook depends on. Raises `UserError` if the
-    notebook has no such cell.
+    notebook is missing or damaged, or has no such cell.
     """
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     for cell in read_json(path)["cells"]:
@@ -390,9 +399,11 @@ def _lists_parameters(source: str) -> bool:
 def notebook_params(namespace: dict[str, Any]) -> Params:
     """The parameters of a notebook: what papermill injected on top of params.yaml.
 
-    `namespace` is the notebook's `globals()`. papermill injects a cell directly below the one that lists the
-    parameters. Names that it assigns and that are no parameter are misspelt keys and refused; names that a
-    reader defines in cells of their own are left alone. Raises `UserError`.
+    `namespace` is the notebook's `globals()`. Plain values under the names of parameters count, whichever
+    cell assigned them; None leaves the value of params.yaml. papermill injects a cell directly below the one
+    that lists the parameters. Names that it assigns and that are no parameter are misspelt keys and refused;
+    other names that a reader defines in cells of their own are left alone. Prints where results go if a value
+    differs from params.yaml. Raises `UserError` as `load_params` does.
     """
     plain = bool | int | float | str | list | tuple | dict  # what YAML and papermill can give
     given = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key), plain)}

@@ -67,3 +67,14 @@ def test_the_checkout_is_the_one_around_the_current_folder(
     assert files._find_root() == tmp_path / "checkout"
     monkeypatch.chdir(tmp_path)
     assert files._find_root() == Path(files.__file__).resolve().parents[1]
+
+
+def test_a_disk_that_is_full_from_the_start_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        files.write_text(tmp_path / "a.txt", "text")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from itertools import permutations
@@ -417,6 +419,25 @@ def test_a_card_of_another_pair_set_is_noticed(pair_set: PairSet, tmp_path: Path
     (tmp_path / "set" / "card.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"not the file that card\.json describes"):
         load_pairs(tmp_path / "set")
+
+
+def test_blocks_that_do_not_fit_the_disk_are_a_message(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    pairs = params.pairs.model_copy(update={"resample": True})
+    with pytest.raises(UserError, match=r"train_blocks\.npy: the disk is full"):
+        build_pairs(params.model_copy(update={"pairs": pairs}), tmp_path / "set")
+
+
+@pytest.mark.parametrize("card", ['{"a": 1}', "[1]"])
+def test_a_card_of_something_else_is_no_pair_set(tmp_path: Path, card: str) -> None:
+    (tmp_path / "card.json").write_text(card)
+    with pytest.raises(UserError, match="no pair set here"):
+        load_pairs(tmp_path)
 
 
 def test_blocks_that_are_made_anew_leave_those_that_are_mapped(params: Params, tmp_path: Path) -> None:

@@ -130,6 +130,21 @@ def test_a_number_that_yaml_reads_as_text_is_the_number(value: float) -> None:
     assert loaded.ablation.learning_rates.adam.l1 == float(f"{value:.0e}")
 
 
+@pytest.mark.parametrize("line", ["scale: 2022-13-45", "2022-11-24: 3", "? [1, 2]\n: 3"])
+def test_what_looks_like_a_date_or_a_list_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.sub(r"^scale:.*$", line, LAPTOP.read_text(), count=1, flags=re.MULTILINE))
+    with pytest.raises(UserError, match=r"mine\.yaml: "):
+        load_params(path)
+
+
+def test_a_key_that_the_file_lacks_is_missing_there_whatever_else_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.sub(r"\n  size:.*", "", LAPTOP.read_text(), count=1))
+    with pytest.raises(UserError, match=r"mine\.yaml: pairs\.size"):
+        load_params(path, {"pairs": {"train": 12}})
+
+
 def _cells(*sources: str, injected: str = "") -> dict:
     """The globals of a notebook whose cells ran, the one that papermill injected among them."""
     namespace: dict = {}

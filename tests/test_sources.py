@@ -128,7 +128,10 @@ def test_swapped_course_files_and_too_many_pairs(course: Path, params: Params) -
 def test_course_files_with_a_clean_training_image_or_a_swapped_validation_pair(course: Path) -> None:
     noisy, clean = torch.load(course / "val_data.pkl", weights_only=True)
     torch.save((clean, noisy), course / "val_data.pkl")
-    with pytest.raises(UserError, match=r"val_data\.pkl: its second tensor is rougher"):
+    with pytest.raises(UserError, match=r"val_data\.pkl: its second tensor is not smoother"):
+        build_pairs(_course_params(course), course / "set")
+    torch.save((noisy, noisy), course / "val_data.pkl")
+    with pytest.raises(UserError, match=r"val_data\.pkl: its second tensor is not smoother"):
         build_pairs(_course_params(course), course / "set")
     torch.save((noisy, clean), course / "val_data.pkl")
     torch.save((clean, noisy), course / "train_data.pkl")

@@ -41,9 +41,9 @@ def median(images: np.ndarray, radius: float) -> np.ndarray:
 
 
 def total_variation(images: np.ndarray, weight: float) -> np.ndarray:
-    """Total-variation denoising (Chambolle 2004) of N x 3 x S x S in [0, 255].
+    """Total-variation denoising (Chambolle 2004) of N x 3 x S x S in [0, 255], each channel by itself.
 
-    `weight` is that of scikit-image, for images in [0, 1].
+    `weight` is that of scikit-image, for images in [0, 1]. Returns float32.
     """
     return _each(denoise_tv_chambolle, images, weight=weight, eps=1e-3)
 
@@ -131,7 +131,8 @@ def linear(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def tuned(pairs: PairSet) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """The noisy input and each method, tuned on training pairs: name -> function of N x 3 x S x S images.
 
-    Names carry the chosen parameter. A function returns float32 images in [0, 255].
+    Names carry the chosen parameter. A function takes images in [0, 255] and returns float32 in grey levels;
+    only the linear filter clips its result to [0, 255].
     """
     methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {NOISY: lambda noisy: noisy.astype(np.float32)}
     for name, (method, values) in METHODS.items():

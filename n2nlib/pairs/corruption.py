@@ -34,7 +34,10 @@ def draw(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def squashed_blocks(pixels: np.ndarray, size: int, block: int) -> np.ndarray:
-    """Squash uint8 (H, W, 3) to size * block pixels per side: uint8 (size, size, block*block, 3) blocks."""
+    """Squash uint8 (H, W, 3) to size * block pixels per side: uint8 (size, size, block*block, 3) blocks.
+
+    Bicubic, with Pillow's antialiasing where it shrinks. The aspect ratio is not kept.
+    """
     side = size * block
     if pixels.shape[:2] != (side, side):
         pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
@@ -68,8 +71,9 @@ def make_pairs(
 
     The first axis is `VERSIONS`. Pairs with an index below `whole` show the whole photograph, the others a
     random square of it. With `permute` the channels of each pair are in a random order, which gives a few
-    photographs the colours of many. Pair i depends only on `seed`, i and the photograph. With `keep`, the
-    blocks behind pair i are written to row i of that file (see `PairSet.blocks`).
+    photographs the colours of many. Beside the options, pair i depends only on `seed` (that of the set, and
+    the number of the split), i and the photograph. With `keep`, the blocks behind pair i are written to row i
+    of that file (see `PairSet.blocks`).
     """
     photo, indices = job
     pixels = photo.read()

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pooch
-import requests
 
 from n2nlib.files import ROOT, UserError
 
@@ -37,8 +36,8 @@ def imagenette(say: Callable[[str], None] = print) -> Path:
     say(f"imagenette: downloading {URL} (342 MB) to {cache}")
     try:
         store.fetch(name, _unpack, pooch.HTTPDownloader(progressbar=True, timeout=60))
-    except (requests.RequestException, ValueError) as error:  # pooch reports a wrong checksum as a ValueError
-        broken = isinstance(error, requests.RequestException)
+    except (OSError, ValueError) as error:  # pooch reports a wrong checksum as a ValueError
+        broken = isinstance(error, OSError)  # that of requests, or of a folder that cannot be written
         problem = f"the transfer failed ({error})" if broken else f"the file that came is not of MD5 {MD5}"
         raise UserError(f"{URL}: {problem}; try again, or put the unpacked folder at {folder}") from error
     return folder

@@ -1,11 +1,12 @@
-"""Does the noise of a pair set meet the assumptions of Noise2Noise (Lehtinen et al. 2018)?
+"""Does the noise of a pair set meet the assumptions of Noise2Noise (Lehtinen et al. 2018, section 2)?
 
 A network trained with MSE towards a second noisy version learns the mean of the noisy values that are
-possible given its input. That mean is the clean image if the noise has mean zero given the image and is
-independent between the versions: these two assumptions are needed. With L1 a network learns the median of
-the same values. It aims at the clean image only if the median of the noise is zero, too, as
-it is for symmetric noise. The noise of these pairs is skewed, so L1 aims at a slightly different image.
-Whiteness, the correlation of the channels and growth with contrast are not needed; they describe the noise.
+possible given its input. That mean is the mean of the clean images that are possible given the input, which
+is also what clean targets teach, if the noise has mean zero given the image and is independent between the
+versions: these two assumptions are needed. With L1 a network learns the median of the noisy values. It aims
+where clean targets would lead only if the median of the noise is zero, too, as it is for symmetric noise.
+The noise of these pairs is skewed, so L1 aims at a slightly different image. Whiteness, the correlation of
+the channels and growth with contrast are not needed; they describe the noise.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def _error(noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation about zero, not about the means: a mean that is not zero counts as dependence."""
     scale = np.sqrt((a**2).mean() * (b**2).mean())
     return float((a * b).mean() / scale) if scale > 0 else 0.0
 
@@ -88,9 +90,11 @@ def by_level(noisy: np.ndarray, clean: np.ndarray) -> pd.DataFrame:
 
 
 def by_contrast(noisy: np.ndarray, clean: np.ndarray) -> pd.DataFrame:
-    """The standard deviation of the noise by local contrast, in groups of equal size: columns contrast, std.
+    """The standard deviation of the noise by local contrast, from flat to busy: columns contrast and std.
 
-    Both are in grey levels; contrast is the standard deviation of 3 x 3 pixels of the clean image.
+    Takes N x 3 x S x S in [0, 255]. Both are in grey levels: contrast is the mean of a group, std the root of
+    its mean square. There are `GROUPS` groups of equal size; ties can make them unequal, and fewer. Contrast
+    is the standard deviation of 3 x 3 pixels of one channel of the clean image; the border is left out.
     """
     windows = np.lib.stride_tricks.sliding_window_view(clean[:SAMPLE].astype(np.float64), (3, 3), axis=(2, 3))
     contrast = windows.std(axis=(4, 5)).ravel()

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from n2nlib.files import UserError, read_safetensors, relative, replacing, write_json
+from n2nlib.files import UserError, full_disk, read_safetensors, relative, replacing, write_json
 from n2nlib.meaning import code_identity
 from n2nlib.metrics import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.pairs import noise
@@ -53,8 +53,9 @@ def build_pairs(params: Params, folder: Path | None = None, say: Callable[[str],
     """Make the pair set of `params` in `folder` (default: data/pairs/<scale>) and return its card.
 
     The same parameters, seed and photographs give the same bytes, whatever the number of cores. The pairs of
-    a split are dealt to its photographs in turn, so pair i shows photograph i modulo their number. Raises
-    `UserError`.
+    a split are dealt to its shuffled photographs in turn, so pair i shows the one at i modulo their number.
+    `say` gets lines on files left out, progress and broken assumptions. Raises `UserError` as `find_photos`
+    and `read_course` do, or if the disk is full.
     """
     folder, options = folder or params.pairs_folder, params.pairs
     if options.source == "ee559":
@@ -104,6 +105,13 @@ def _empty_blocks(folder: Path, options: Pairs) -> Path:
     path.unlink(missing_ok=True)
     shape = (options.train, options.block**2, 3, options.size, options.size)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):  # else the system kills who writes to the map once the disk is full
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            path.unlink()
+            raise (full_disk(path, error) or error) from error
     return path
 
 
@@ -120,7 +128,7 @@ def write_pairs(
 
     `used` counts the photographs behind each split, `skipped` maps the files left out to reasons. The card
     says whether the set meets the assumptions of Noise2Noise, and `say` tells if it does not. Its hash
-    covers all splits.
+    (SHA-256, hex) covers names, shapes and bytes of all splits, but not the blocks in `BLOCKS_FILE`.
     """
     measured = noise.assumptions(arrays["train"], arrays["validation"])
     verdict = noise.verdict(measured)
@@ -191,10 +199,14 @@ class PairSet:
 
     @property
     def hash(self) -> str:
+        """The hash of the card, see `write_pairs`."""
         return self.card["hash"]
 
     def target(self, which: str) -> torch.Tensor:
-        """Training targets: "noisy" (the second versions) or "clean". Raises `UserError` without any."""
+        """Training targets, uint8 N x 3 x S x S: "noisy" (the second versions) or "clean".
+
+        Raises `UserError` if the set has no clean training images.
+        """
         version = "clean" if which == "clean" else "noisy_2"
         if version not in self.train:
             missing = f"source {self.card['source']} has no clean training images to train towards"
@@ -208,9 +220,10 @@ class PairSet:
     def blocks(self) -> torch.Tensor:
         """The blocks behind the training pairs, uint8 N x block * block x 3 x S x S, memory-mapped.
 
-        Raises `UserError` if they were not kept.
+        Raises `UserError` if they were not kept, or if their file is damaged.
         """
         path = self.folder / BLOCKS_FILE
+        # Mode c is writable in memory alone: torch warns of arrays that are read-only.
         try:
             return torch.from_numpy(np.load(path, mmap_mode="c"))
         except (OSError, ValueError) as error:
@@ -219,9 +232,13 @@ class PairSet:
 
 
 def load_pairs(folder: Path) -> PairSet:
-    """Map the pair set in `folder`. Raises `UserError` if it is missing or damaged."""
+    """Map the pair set in `folder`.
+
+    Raises `UserError` if there is none, or if a file is unreadable or has another number of pairs than the
+    card says. Contents are not compared with the hash, which would read every file.
+    """
     card = read_card(folder)
-    if card is None:
+    if card is None or "counts" not in card:
         raise UserError(f"{relative(folder)}: no pair set here; make it with notebook 01 (dvc repro data)")
     cure = f"remove {relative(folder)} and make it again with notebook 01"
     splits = {split: {} for split in SPLITS}
@@ -231,17 +248,18 @@ def load_pairs(folder: Path) -> PairSet:
             splits[split], _ = read_safetensors(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{relative(path)}: damaged ({error}); {cure}") from error
-        if len(splits[split]["noisy_1"]) != count:
+        if len(splits[split].get("noisy_1", ())) != count:
             raise UserError(f"{relative(path)}: not the file that card.json describes; {cure}")
     return PairSet(folder, card, **splits)
 
 
 def read_card(folder: Path) -> dict | None:
-    """The card of the pair set in `folder`, or None if there is none."""
+    """The card of the pair set in `folder`, or None if there is none or it is damaged."""
     try:
-        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return card if isinstance(card, dict) else None
 
 
 def ensure_pairs(params: Params, folder: Path | None = None) -> PairSet:

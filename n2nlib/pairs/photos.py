@@ -1,7 +1,7 @@
 """Where photographs come from: installed packages (`bundled`), a folder, or Imagenette.
 
 A source gives three lists of photographs, for training, validation and test. No photograph is in two of
-them.
+them; a copy that was resized or compressed again counts as another photograph.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from n2nlib.pairs.imagenette import imagenette
 from n2nlib.params import Pairs, Params
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+# The first of these folders beside train/ holds the photographs of validation and test; others are not read.
 HELD_OUT_NAMES = ("val", "validation", "test")
 # The colour photographs inside the pinned packages; data/README.md lists their authors and licences. Left out
 # are drawings, the right half of the stereo pair, and what made small networks worse or no better: grey
@@ -49,7 +50,10 @@ class Photo:
     name: str
 
     def read(self) -> np.ndarray:
-        """Decode to uint8, H x W x 3. Raises one of `UNREADABLE` if the file is not a readable image."""
+        """Decode to uint8 RGB, H x W x 3, turned upright by its EXIF, transparent pixels on white.
+
+        Raises one of `UNREADABLE` if the file is not a readable image.
+        """
         with Image.open(self.path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
 
@@ -68,7 +72,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     """uint8 RGB of an image of any mode; transparent pixels are blended with white."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) // 257, 0, 255).astype(np.uint8))
-    elif image.mode == "F":
+    elif image.mode == "F":  # taken to be in [0, 255]; an image in [0, 1] becomes black
         image = Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8))
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -79,10 +83,11 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def find_photos(
     params: Params, mapped: Callable[..., Iterable] = map, say: Callable[[str], None] = print
 ) -> Photos:
-    """The photographs of `params.pairs.source`, decoded once by `mapped` (like `map`) to check them.
+    """The photographs of `params.pairs.source`, which is not ee559; `say` announces a download.
 
-    Raises `UserError` if a folder is missing or empty, or if too few photographs are left for one of the
-    sets.
+    Those of a folder or of Imagenette are decoded once by `mapped` (like `map`), to leave out what is not
+    readable, too small or a copy. Raises `UserError` if a folder is missing or empty, if a bundled photograph
+    is missing, if the download fails, or if too few photographs are left for one of the sets.
     """
     options = params.pairs
     if options.source == "bundled":
@@ -141,9 +146,9 @@ def _folder(params: Params, root: Path, mapped: Callable[..., Iterable]) -> Phot
 
 
 def divide(photos: list[Photo], validation: int, test: int, seed: int) -> tuple[list[Photo], list[Photo]]:
-    """Divide shuffled photographs between validation and test in proportion to the two numbers of pairs.
+    """Divide photographs at random between validation and test in proportion to the two numbers of pairs.
 
-    Each set gets a photograph at least. Without test pairs all photographs are for validation.
+    Of two photographs or more each set gets one at least. Without test pairs all are for validation.
     """
     if not test:
         return photos, []

@@ -43,12 +43,13 @@ def flip(images: tuple[Tensor, ...], how: str, generator: torch.Generator) -> tu
 
 
 def crop_boxes(scales: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Draw one box (top, left, height, width) an image as torchvision's RandomResizedCrop does.
+    """Draw one box (top, left, height, width) an image, nearly as torchvision's RandomResizedCrop does.
 
     `scales` is B x 2: the smallest and largest share of the area of a size x size image. The area is uniform
-    between them and the aspect ratio is log-uniform. A box whose rounded area leaves the range or that does
-    not fit is drawn again; after ten tries it is the centred square of the middle area. Returns float B x 4
-    of whole pixels.
+    between them and the aspect ratio is log-uniform in `RATIO`. A box that does not fit is drawn again. Two
+    things are not torchvision's: a box whose rounded area leaves the range is drawn again, too, and after ten
+    tries the box is the centred square of the middle area, not the whole image. Returns float B x 4 of whole
+    pixels.
     """
     area, device, count = size * size, scales.device, len(scales)
     low, high = scales[:, :1], scales[:, 1:]

@@ -24,8 +24,9 @@ CPU_BATCH, GPU_BATCH = 20, 500  # images at a time: on a CPU few enough to stay 
 def predict(network: Network, images: Tensor, both: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
     """Predictions (as trained, with the report's evaluation), each float32 N x 3 x S x S in [0, 255].
 
-    `images` is uint8 N x 3 x S x S on the device of the network. Without `both` the second one is None. NaN
-    counts as 0 and infinity as the nearer end of [0, 255], so a diverged network still gets a finite error.
+    `images` is uint8 N x 3 x S x S on the device of the network, which stays in evaluation mode. Without
+    `both` the second one is None. NaN counts as 0, so a diverged network still gets a finite error; infinity
+    before the clamp is NaN after it.
     """
     network.eval()
     trained_in, network.unet.dtype = network.unet.dtype, torch.float32

@@ -2,7 +2,7 @@
 
 It is not in the report. A block multiplies one half of its channels by the other (the simple gate of Chen et
 al. 2022, "Simple Baselines for Image Restoration") and adds the result to its input, so a deep network learns
-from the first step. Only the filters of single channels are 3x3, so it costs a third of dense convolutions.
+from the first step. Only its depthwise convolution is 3x3, so it costs a third of two dense 3x3 ones.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Norm(nn.LayerNorm):
 class GatedBlock(nn.Module):
     """x + mix(a * b) twice, where a and b are the halves of a wider x. B x C x H x W of any range.
 
-    The first time x is normalised, widened by a 1x1 convolution, and each of its channels is filtered by 3x3
-    weights; the second time it is normalised and widened. That is the block of NAFNet without its channel
-    attention, which would make an output depend on the whole image.
+    The first time x is normalised, widened by a 1x1 convolution and filtered by a 3x3 depthwise convolution;
+    the second time it is normalised and widened. That is the block of NAFNet (Chen et al. 2022) without its
+    channel attention, which would make an output depend on the whole image, and without the learned scales of
+    its two sums, which start at zero: here `GatedUNet.start` sets the weights of `mix` to zero instead.
     """
 
     def __init__(self, channels: int) -> None:
@@ -61,7 +62,10 @@ def _blocks(channels: int, count: int) -> nn.Sequential:
 
 
 class GatedUNet(nn.Module):
-    """Float B x 3 x H x W in [0, 255] -> the same shape, unbounded; H and W are multiples of 32."""
+    """Float B x 3 x H x W in [0, 255] -> the same shape, unbounded; H and W are multiples of 4.
+
+    `width` is the channel count at full resolution; it doubles at each of the two lower resolutions.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -99,7 +103,10 @@ class GatedUNet(nn.Module):
             return self.last(x).to(given)
 
     def start(self) -> None:
-        """Make every block the identity and the last layer zero, so training starts at the input."""
+        """Make every block the identity and the last layer zero, so training starts at the input.
+
+        The biases must be zero already, as `Network.initialize` leaves them.
+        """
         for layer in self.modules():
             if isinstance(layer, GatedBlock):
                 nn.init.zeros_(layer.mix.weight)

@@ -25,6 +25,7 @@ from n2nlib.params import (
     Section,
     Seed,
     Share,
+    Width,
 )
 
 HERE = Path(__file__).parent
@@ -40,10 +41,10 @@ MEASURING = {"evaluation": "evaluate.py", "metrics": "../metrics.py"}
 
 
 class RunParams(Section):
-    """Everything about one training that can change its numbers, except its pairs and the code."""
+    """Everything about one training that can change its numbers, but its pairs, the code and the machine."""
 
-    seed: Seed
-    width: Count
+    seed: Seed  # of weights, order and augmentation
+    width: Width  # channels
     arch: AnyArch
     init: Literal["library", "fan_in"] = "library"  # of transposed convolutions, see `Network.initialize`
     residual: bool = False
@@ -59,9 +60,9 @@ class RunParams(Section):
     averaging: Share = 0.0  # decay per step of averaged weights; 0: none
     epochs: Count
     batch_size: Count  # images per step, crops included
-    sigma_n: NonNegative
-    flips: Literal["image", "batch", "none"]
-    shared_noise: bool
+    sigma_n: NonNegative  # grey levels
+    flips: Literal["image", "batch", "none"]  # see `augment.flip`
+    shared_noise: bool  # see `augment.add_noise`
     resample: bool = False  # new noisy versions in every epoch
     crops: tuple[CropScale, ...]  # an epoch has one crop of each pair for each scale; none: whole images
     precision: Precision
@@ -69,7 +70,7 @@ class RunParams(Section):
 
 
 def training_code(run: RunParams) -> str:
-    """SHA-256 of the code that trains `run`."""
+    """SHA-256 (hex) of the meaning of the code that trains `run`, see `meaning.code_identity`."""
     files = TRAINING | (GATED if run.arch == "gated" else {})
     return code_identity(tuple(files.items()), folder=HERE)
 
@@ -80,8 +81,12 @@ def measuring_code() -> str:
 
 
 def identity(run: RunParams, pairs_hash: str) -> str:
-    """SHA-256 of all that can change the numbers of a run: parameters, pairs and the code that trains."""
+    """SHA-256 (hex) of what changes the numbers of a run on one machine: parameters, pairs, code that trains.
+
+    Machine and versions do not count, nor does whether the processor has bfloat16: run.json records them.
+    """
     parameters = run.model_dump(mode="json")
+    # PEAK is part of the training, though its module only measures otherwise and is not in `TRAINING`.
     return digest(
         {"parameters": parameters, "pairs": pairs_hash, "code": training_code(run), "peak": metrics.PEAK}
     )

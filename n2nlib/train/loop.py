@@ -33,8 +33,8 @@ from n2nlib.train.evaluate import errors
 from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network, layer_dtype
 
-# Means over pixels, in grey levels of [0, 255]. Huber's loss is half the squared error below `delta` grey
-# levels and grows linearly beyond; it is not in the report.
+# Means over pixels and channels of values in [0, 255]: L1 in grey levels, the others in squared ones. Huber's
+# loss is half the squared error below `delta` grey levels and grows linearly beyond; it is not in the report.
 LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": partial(F.huber_loss, delta=32.0)}
 COMPILE_FROM = 100_000  # images of a training from which half a minute of compiling pays on a GPU
 
@@ -42,10 +42,11 @@ COMPILE_FROM = 100_000  # images of a training from which half a minute of compi
 def learning_rate(run: RunParams, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) out of `steps`.
 
-    "steps" makes the rate ten times smaller after every 1 / (k + 1) of the training (section III-B of the
-    report). "one_cycle" rises to `run.learning_rate` in the first 30 % of the training and falls to nothing
-    after, both as half a cosine (Smith and Topin 2018, with the constants of torch's OneCycleLR). With
-    `run.warmup` the rate grows linearly over that share of the steps.
+    "steps" makes the rate ten times smaller after every 1 / (k + 1) of the training, where k is
+    `run.annealing_steps` (section III-B of the report). "one_cycle" rises from 1/25 of `run.learning_rate` to
+    all of it in the first 30 % of the training and falls to 1/250,000 of it after, both as half a cosine
+    (Smith and Topin 2019, with the constants of torch's OneCycleLR). With `run.warmup` the rate is also
+    multiplied by a factor that grows linearly to 1 over that share of the steps.
     """
     peak = run.learning_rate
     if run.schedule == "steps":
@@ -72,7 +73,7 @@ class TrainingState:
     augmentation: torch.Generator  # draws flips, crops and noise, on the device
     history: list[dict[str, float]] = field(default_factory=list)
     curve: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = 0.0  # spent on training and validation, over all sessions of the run
 
     @property
     def evaluation_network(self) -> Network:
@@ -86,7 +87,10 @@ class TrainingState:
 
 
 def begin(run: RunParams, device: torch.device) -> TrainingState:
-    """The state of `run` before its first epoch."""
+    """The state of `run` before its first epoch, on `device`.
+
+    Adam has the defaults of torch but for the rate, and SGD has no momentum.
+    """
     seeds = np.random.SeedSequence([run.seed, 5]).generate_state(3, np.uint32).tolist()
     weights, order = (torch.Generator().manual_seed(seed) for seed in seeds[:2])
     network = Network(run.width, run.arch, run.tau_sharp, run.residual, run.normalized)
@@ -205,7 +209,7 @@ def train(
     """Train `run` to its end, from `checkpoint` if there is one; `on_epoch` is called after every epoch.
 
     A run whose loss is no longer finite ends there, diverged. The caller removes the checkpoint once the run
-    is stored.
+    is stored. Raises `UserError` if `pairs` lacks the targets or the blocks of `run`, or if the disk is full.
     """
     torch.set_flush_denormal(True)  # vanishing activations would otherwise slow the CPU down a hundredfold
     inputs = pairs.train["noisy_1"].to(device)

@@ -35,9 +35,10 @@ def layer_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 class Conv(nn.Conv2d):
-    """3x3 convolution with "same" padding, in the dtype of its input.
+    """3x3 convolution with "same" padding (zeros), in the dtype of its input.
 
-    On a GPU it pads both channel counts with zeros to multiples of `ALIGNED`.
+    On a GPU it computes output channels in multiples of `ALIGNED` and drops the surplus. Its input may have
+    more channels than `in_channels` there: they are the zeros that `UNet.layers` adds, with zero weights.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -160,6 +161,8 @@ class Network(nn.Module):
     """What is trained: U-Net, ReLU, unsharp masking if `tau_sharp` > 0, then x - ReLU(x - 255).
 
     Float B x 3 x H x W in [0, 255] -> float32 of the same shape in [0, 255]; H and W are multiples of 32.
+    `arch` is "upsample", "tconv" (see `UNet`) or "gated" (see `GatedUNet`, which is always residual and
+    normalized). Infinity before the clamp is NaN after it.
     """
 
     def __init__(
@@ -196,6 +199,8 @@ class Network(nn.Module):
 
     def initialize(self, generator: torch.Generator, init: str = "library") -> None:
         """Draw Kaiming normal weights (He et al. 2015) and set biases to zero, in every convolution.
+
+        The gain is that of ReLU, sqrt(2), though the layers of the U-Net are leaky.
 
         `init` "library" is what the report did: torch takes 4 C as the fan-in of a transposed 2x2 convolution
         of stride 2. Each of its outputs has only C inputs, which "fan_in" takes instead: four times the

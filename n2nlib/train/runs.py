@@ -86,7 +86,7 @@ class Result:
         return self.folder / MODEL
 
     def metrics(self, params: Params) -> dict[str, float]:
-        """What tables show of a run after its last epoch, dB unless named.
+        """What tables show of a run after its last epoch, all in dB but ssim.
 
         Validation as trained: psnr_mean and psnr_std over subsets, psnr_full, psnr_per_image, psnr_hvs_m,
         ssim; with the report's evaluation: report_mean, report_std, report_full, and peak_change, see
@@ -175,6 +175,7 @@ def measure_again(
 
 
 def _write_metrics(result: Result, params: Params) -> None:
+    # JSON has neither NaN (no test set) nor infinity (no error).
     known = {name: value for name, value in result.metrics(params).items() if np.isfinite(value)}
     write_json(result.folder / "metrics.json", known)
 

@@ -90,7 +90,7 @@ def _train_on_worker(
     stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params, images_per_epoch: int
 ) -> UserError | None:
     """The task that Dask runs: train one run into its folder and report its images after each epoch."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # numbers repeat with one thread only (see `loop`), and other runs use the cores
     worker = get_worker()
     number = int(worker.name) if str(worker.name).isdigit() else 0
     device = pick_device(params.device, number)
@@ -148,17 +148,20 @@ def _script_not_imported_again() -> Iterator[None]:
 
 @contextmanager
 def client(params: Params, tasks: int) -> Iterator[Client]:
-    """A client of the scheduler that is given, or of a local cluster for `tasks` runs that ends with it.
+    """A client of the scheduler at an address, or of a local cluster for `tasks` runs that ends with it.
+
+    The address is N2N_SCHEDULER of the environment or else `sweep.scheduler`.
 
     Raises `UserError` if no scheduler answers at the address.
     """
-    address = os.environ.get("N2N_SCHEDULER") or params.sweep.scheduler
+    given = os.environ.get("N2N_SCHEDULER")
+    key, address = ("N2N_SCHEDULER", given) if given else ("sweep.scheduler", params.sweep.scheduler)
     if address:
         try:
             connected = Client(address, timeout=CONNECT)
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(
-                f"sweep.scheduler = {address!r}: no Dask scheduler answers there ({error}); "
+                f"{key} = {address!r}: no Dask scheduler answers there ({error}); "
                 "allowed: an address such as tcp://host:8786"
             ) from error
         with connected:
