@@ -100,9 +100,17 @@ def test_every_mistake_has_a_line() -> None:
         assert sum(word in line for line in lines) == 1
 
 
+def _mine(folder: Path, pattern: str, line: str) -> Path:
+    """mine.yaml: scale laptop with `line` in place of the first line that matches `pattern`."""
+    path = folder / "mine.yaml"
+    text, found = re.subn(f"^{pattern}$", line, LAPTOP.read_text(), count=1, flags=re.MULTILINE)
+    assert found
+    path.write_text(text)
+    return path
+
+
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(re.sub(r"\n  batch_size: \d+", "\n  batch_size: -8", LAPTOP.read_text(), count=1))
+    path = _mine(tmp_path, "  batch_size:.*", "  batch_size: -8")
     with pytest.raises(UserError, match=r"mine\.yaml: training\.batch_size = -8"):
         load_params(path)
 
@@ -116,8 +124,7 @@ def test_what_holds_no_parameters_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(re.sub(r"\n  batch_size:.*", "", LAPTOP.read_text(), count=1))
+    path = _mine(tmp_path, "  batch_size:.*", "")
     with pytest.raises(UserError, match=r"training\.batch_size: missing"):
         load_params(path)
 
@@ -132,15 +139,13 @@ def test_a_number_that_yaml_reads_as_text_is_the_number(value: float) -> None:
 
 @pytest.mark.parametrize("line", ["scale: 2022-13-45", "2022-11-24: 3", "? [1, 2]\n: 3"])
 def test_what_looks_like_a_date_or_a_list_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(re.sub(r"^scale:.*$", line, LAPTOP.read_text(), count=1, flags=re.MULTILINE))
+    path = _mine(tmp_path, "scale:.*", line)
     with pytest.raises(UserError, match=r"mine\.yaml: "):
         load_params(path)
 
 
 def test_a_key_that_the_file_lacks_is_missing_there_whatever_else_is_given(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(re.sub(r"\n  size:.*", "", LAPTOP.read_text(), count=1))
+    path = _mine(tmp_path, "  size:.*", "")
     with pytest.raises(UserError, match=r"mine\.yaml: pairs\.size"):
         load_params(path, {"pairs": {"train": 12}})
 
