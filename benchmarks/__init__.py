@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -42,15 +41,6 @@ def run_without_crops(params: Params, setting: dict[str, object], **changes: obj
     setting = setting | {"crops": False}
     schedule = paper_runs.schedule_of(params.ablation, setting) | {"seed": 0}
     return paper_runs.run_params(params, setting, **(schedule | changes))
-
-
-def calls_per_second(work: Callable[[], object], seconds: float) -> float:
-    """Calls of `work` per second, from whole calls that take at least `seconds`."""
-    count, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not count:
-        work()
-        count += 1
-    return count / elapsed
 
 
 def command(main: Callable[[], None]) -> None:

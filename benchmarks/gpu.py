@@ -22,12 +22,11 @@ from itertools import product
 
 import torch
 
-from benchmarks import calls_per_second
 from benchmarks.training import default_run
 from n2nlib.files import ROOT
 from n2nlib.params import load_params
 from n2nlib.report.diagrams import costs
-from n2nlib.report.plan import rate
+from n2nlib.report.plan import calls_per_second, epoch_rate
 from n2nlib.train import loop, sweep
 from n2nlib.train.cuda_graph import compiled
 from n2nlib.train.identity import RunParams
@@ -62,7 +61,7 @@ def images_per_second(run: RunParams, how: str, seconds: float, at_once: int) ->
             except RuntimeError:
                 ready.abort()  # or the others would wait for this run forever
                 raise
-            return rate(step, seconds)
+            return epoch_rate(step, seconds)
 
     with ThreadPoolExecutor(at_once) as pool:
         return sum(pool.map(train, range(at_once)))

@@ -1,17 +1,17 @@
 """python -m benchmarks.rates [--scale laptop] [--photos FOLDER]: the search behind batch size and rates.
 
-It trains on a part of the training photographs of a scale and evaluates on the rest, so neither
-validation nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
+It trains on a part of the training photographs of a scale and evaluates on the rest, so neither validation
+nor test photographs have a say. Every batch size and rate is tried on the settings that fail first
 and on plain ones (`SETTINGS`), and its score is the worst of them: one rate serves all rows of a table that
 share optimiser and loss. The best rate must then survive the longest schedule of the scale, at a constant
 rate, which is the hardest to survive, and the short trainings with two more seeds. If a single run of it ends
-below its noisy input, the next best rate is tried. At scale workstation one batch size is tried, and a long
-training with one seed and setting, because it takes ten minutes; scale laptop tries more batch sizes. The
-report says that Adam does not converge above a rate of 0.001, so such rates train for the longest schedule in
-any case, with more settings. Writes benchmarks/records/rates_<scale>.csv, one row per run: schedule ("short"
-or "long"), batch_size, the setting, learning_rate, seed, psnr_full and noisy_psnr_full (dB, of the run and of
-its noisy input), dead (output channels), seconds and images. rates_paper.csv is of an earlier version and has
-other columns.
+below its noisy input, the next best rate is tried. A long training has one seed and setting, because it takes
+ten minutes at scale workstation, where only one batch size is tried. The report says that Adam does not
+converge above a rate of 0.001, so such rates train for the longest schedule in any case, with more settings.
+
+Writes benchmarks/records/rates_<scale>.csv, one row per run: schedule ("short" or "long"), batch_size, the
+setting, learning_rate, seed, psnr_full and noisy_psnr_full (dB, of the run and of its noisy input), dead
+(output channels), seconds and images. rates_paper.csv is of an earlier version and has other columns.
 """
 
 from __future__ import annotations
@@ -50,23 +50,21 @@ RATES = {
 @dataclass(frozen=True)
 class Search:
     """Batch sizes tried on short trainings of `train` pairs; those of `longer` are tried over the longest
-    schedule, too, with `long_seeds` and `long_settings`. `holdout` is the share of the photographs that are
-    kept for the evaluation: half of the six of scale laptop, because a fifth is a single one."""
+    schedule, too. `holdout` is the share of the photographs that are kept for the evaluation: half of the six
+    of scale laptop, because a fifth is a single one."""
 
     batches: tuple[int, ...]
     train: int
     holdout: float
     epochs: int
     longer: tuple[int, ...]
-    long_seeds: tuple[int, ...]
-    long_settings: tuple[tuple[str, bool, bool], ...]
 
 
 CLAIMED = SETTINGS[:2]  # two settings, two losses and two rates make enough runs for an interval
 SEEDS = (0, 1, 2)  # the first one for all rates, the others for those that survive a long training
 SEARCH = {
-    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 0.5, 4, (1,), SEEDS[:1], SETTINGS[1:2]),
-    "workstation": Search((4,), 1200, 0.2, 2, (4,), SEEDS[:1], SETTINGS[1:2]),
+    "laptop": Search((1, 2, 4, 8, 16, 32), 780, 0.5, 4, (1,)),
+    "workstation": Search((4,), 1200, 0.2, 2, (4,)),
 }
 
 
@@ -82,14 +80,8 @@ def search_pairs(
         link = folder / f"{number:05d}{photo.path.suffix}"
         if not link.is_symlink():
             link.symlink_to(photo.path)
-    changes = {
-        "source": "folder",
-        "path": str(folder),
-        "validation_path": None,
-        "holdout": holdout,
-        "test": 0,
-    }
-    changes |= {"train": train, "validation": validation, "resample": resample}
+    changes = {"source": "folder", "path": str(folder), "validation_path": None, "holdout": holdout}
+    changes |= {"test": 0, "train": train, "validation": validation, "resample": resample}
     pairs = params.pairs.model_copy(update=changes)
     return ensure_pairs(params.model_copy(update={"pairs": pairs, "scale": f"{params.scale}-{name}"}))
 
@@ -128,7 +120,7 @@ def scores(table: pd.DataFrame, noisy_db: float) -> pd.DataFrame:
 def ranked(table: pd.DataFrame) -> list[tuple]:
     """The rates of which no run failed: (batch size, optimiser, loss, rate), by their worst run."""
     survived = table[table["failed"] == 0].sort_values("worst", ascending=False)
-    return [tuple(row) for row in survived[KEYS[1:]].itertuples(index=False)]
+    return list(survived[KEYS[1:]].itertuples(index=False, name=None))
 
 
 def first_of_each(rates: list[tuple]) -> list[tuple]:
@@ -161,7 +153,7 @@ def main() -> None:
     epochs = round(images / search.train)
     while left:
         trying = first_of_each(left)
-        alive = survivors("long", epochs, trying, search.long_seeds, search.long_settings)
+        alive = survivors("long", epochs, trying, SEEDS[:1], SETTINGS[1:2])
         alive = survivors("short", search.epochs, alive, SEEDS[1:], SETTINGS)
         done = {rate[:3] for rate in alive}
         left = [rate for rate in left if rate not in trying and rate[:3] not in done]

@@ -11,6 +11,8 @@ high; dB), images and seconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from benchmarks import command, scale_params, scale_parser, write_record
@@ -51,7 +53,7 @@ SHORT: dict[str, dict[str, object]] = {
 LONG = ("start", "width 48", "batch 4", "rate 2e-3")
 
 
-def recipe_runs(params: Params, names: list[str], images: int) -> list[Planned]:
+def recipe_runs(params: Params, names: Iterable[str], images: int) -> list[Planned]:
     """One run for each variant, with columns variant and schedule."""
     epochs = max(1, round(images / PAIRS))
     planned = []
@@ -64,16 +66,10 @@ def recipe_runs(params: Params, names: list[str], images: int) -> list[Planned]:
 
 
 def main() -> None:
-    parser = scale_parser(__doc__, "workstation")
-    parser.add_argument("--long", nargs="*", default=LONG, choices=SHORT, help="variants to train for longer")
-    arguments = parser.parse_args()
-    params = scale_params(arguments)
+    params = scale_params(scale_parser(__doc__, "workstation").parse_args())
     pairs = search_pairs(params, "recipe", PAIRS, VALIDATION, resample=True)
     frames = []
-    for schedule, names, images in (
-        ("short", list(SHORT), IMAGES),
-        ("long", list(dict.fromkeys(["start", *arguments.long])), LONGER * IMAGES),
-    ):
+    for schedule, names, images in (("short", SHORT, IMAGES), ("long", LONG, LONGER * IMAGES)):
         planned = recipe_runs(params, names, images)
         finished = train_all("recipe", planned, pairs, params)
         first = finished[0].errors["mse"][None]

@@ -23,11 +23,11 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from benchmarks import calls_per_second, run_without_crops
+from benchmarks import run_without_crops
 from n2nlib.files import ROOT
 from n2nlib.params import Params, load_params
 from n2nlib.report.diagrams import costs
-from n2nlib.report.plan import images_per_second
+from n2nlib.report.plan import calls_per_second, images_per_second
 from n2nlib.train import sweep
 from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network

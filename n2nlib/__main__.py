@@ -37,7 +37,7 @@ def _scale(arguments: argparse.Namespace) -> None:
         raise UserError(f"scale {arguments.name!r}: no file {relative(path)}; allowed: {', '.join(names)}")
     photographs = {}
     if arguments.photos:
-        photos = Path(os.path.abspath(arguments.photos.expanduser()))
+        photos = Path(os.path.abspath(os.path.expanduser(arguments.photos)))
         if not photos.is_dir():
             raise UserError(f"--photos {arguments.photos}: no such folder; allowed: a folder of photographs")
         photographs = {"source": "folder", "path": relative(photos)}

@@ -55,36 +55,33 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises `UserError` if the disk is full.
     """
-    try:
+    with full_disk_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise (full_disk(path, error) or error) from error
-    os.close(handle)
-    temporary = Path(name)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp's files are their owner's alone
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Raise a `UserError` in place of an error that says that the disk is full as `path` is written."""
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp's files are their owner's alone
-        os.replace(temporary, path)
+        yield
     except (OSError, SafetensorError) as error:
-        if full := full_disk(path, error):
-            raise full from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def full_disk(path: Path, error: Exception) -> UserError | None:
-    """What to tell the user if writing `path` failed because the disk is full; None for another error."""
-    # safetensors is written in Rust: its errors have no errno, only a text such as "os error 28".
-    numbers = (errno.ENOSPC, errno.EDQUOT)
-    if getattr(error, "errno", None) in numbers or any(
-        f"os error {number}" in str(error) for number in numbers
-    ):
-        return UserError(
-            f"{relative(path)}: the disk is full; free some space and start again, nothing finished is lost"
-        )
-    return None
+        # safetensors is written in Rust: its errors have no errno, only a text such as "os error 28".
+        numbers = (errno.ENOSPC, errno.EDQUOT)
+        if getattr(error, "errno", None) not in numbers and not any(
+            f"os error {number}" in str(error) for number in numbers
+        ):
+            raise
+        message = "the disk is full; free some space and start again, nothing finished is lost"
+        raise UserError(f"{relative(path)}: {message}") from error
 
 
 def write_text(path: Path, text: str) -> None:

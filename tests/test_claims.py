@@ -287,11 +287,11 @@ def _curves(gain: dict[str, float], seeds: int = 3) -> pd.DataFrame:
 
 
 def _verdict(results: Results, claim: str) -> str:
-    return claims.weigh(results, claims.the_report()).set_index("claim").loc[claim, "verdict"]
+    return claims.weigh(results).set_index("claim").loc[claim, "verdict"]
 
 
 def test_the_reports_own_tables_under_the_same_rules() -> None:
-    own = claims.on_its_own_tables(claims.the_report())
+    own = claims.on_its_own_tables()
     assert {claim for claim, verdict in own.items() if verdict == REPRODUCED} == {
         "tconv_no_advantage",
         "sharpening_better",
@@ -311,7 +311,7 @@ def test_the_reports_own_tables_under_the_same_rules() -> None:
 
 
 def test_every_claim_has_a_row_with_its_rule_and_evidence() -> None:
-    table = claims.weigh(claims.the_report(), claims.the_report(), comparable=True)
+    table = claims.weigh(claims.the_report(), comparable=True)
     statements = published.statements()
     assert list(statements["claim"]) == list(table["claim"]) == [*claims.CLAIMS, "final_psnr"]
     said = statements.set_index("claim")
@@ -357,7 +357,7 @@ def test_sharpening_is_a_matter_of_evaluation() -> None:
     sharpened = table1[table1["sharpen"]].set_index(keys)["psnr_mean"]
     noise = np.random.default_rng(1).normal(0, 0.05, len(table1))
     table1["psnr_mean"] = table1[keys].merge(sharpened.reset_index(), "left")["psnr_mean"] + noise
-    rows = claims.weigh(Results(table1, published.table3()), claims.the_report()).set_index("claim")
+    rows = claims.weigh(Results(table1, published.table3())).set_index("claim")
     for claim in ("sharpening_better", "sharpening_consistent"):
         assert rows.loc[claim, "verdict"] == TOO_SMALL
         assert rows.loc[claim, "verdict_report_evaluation"] == REPRODUCED
@@ -371,7 +371,7 @@ def test_two_evaluations_that_agree_are_one(seeds: int) -> None:
     """Also where nothing gives an interval, as with a single seed."""
     table1, curves = _five_seeds().query(f"seed < {seeds}"), _curves({"1": 0.0, "2": 0.3}, seeds)
     both = (frame.assign(report_mean=frame["psnr_mean"]) for frame in (table1, published.table3(), curves))
-    rows = claims.weigh(Results(*both), claims.the_report())
+    rows = claims.weigh(Results(*both))
     assert rows["ours"].notna().sum() > 10
     assert rows["verdict_report_evaluation"].isna().all()
 
@@ -382,7 +382,7 @@ def test_one_failed_run_changes_no_verdict_about_a_factor() -> None:
         psnr_mean=table1["psnr_mean"].where(table1.index != table1["psnr_mean"].idxmax(), 5.0)
     )
     before, after = (
-        claims.weigh(Results(table, published.table3()), claims.the_report()).set_index("claim")["verdict"]
+        claims.weigh(Results(table, published.table3())).set_index("claim")["verdict"]
         for table in (table1, failed)
     )
     single = ["better_than_original", "optimal_network"]  # of which the failed run may be one of few
@@ -416,14 +416,12 @@ def test_single_settings_use_images_and_seeds_where_they_can() -> None:
     table = _five_seeds()
     images = rng.gamma(2, 1, 400)
     scale = 255**2 / 10 ** (table["psnr_mean"] / 10)
-    errors = {
-        run: {"mse": level * images / images.mean()} for run, level in zip(table["run"], scale, strict=True)
-    }
-    with_images = MEASURES["better_than_original"](Results(table, published.table3(), errors=errors))
+    seen = table.assign(errors=[{"mse": level * images / images.mean()} for level in scale])
+    with_images = MEASURES["better_than_original"](Results(seen, published.table3()))
     without = MEASURES["better_than_original"](Results(table, published.table3()))
     assert with_images.estimate == pytest.approx(without.estimate)
     assert with_images.low == pytest.approx(without.low, abs=0.01)  # the images are alike for all networks
-    few = Results(table, published.table3(), errors=errors, photographs=effects.FEWEST_PHOTOGRAPHS - 1)
+    few = Results(seen, published.table3(), photographs=effects.FEWEST_PHOTOGRAPHS - 1)
     of_few = MEASURES["better_than_original"](few)
     assert of_few.estimate == pytest.approx(without.estimate)
     assert math.isnan(of_few.low)  # images of a few photographs are not independent
@@ -451,15 +449,15 @@ def test_claims_about_candidates_are_measured_on_the_reports_candidates() -> Non
     ours = Results(published.table1(), published.table3(), _curves({"A": 0.0, "B": 0.3}))
     assert _verdict(ours, "candidate_2_ahead") == NOT_TESTED
     images = np.random.default_rng(0).gamma(2, 1, 300)
-    errors = {
-        (name, seed): {
-            row.epoch: {"mse": 255**2 / 10 ** (row.psnr_mean / 10) * images / images.mean()}
-            for row in rows.itertuples()
-        }
-        for (name, seed), rows in curves.groupby(["candidate", "seed"])
-    }
-    with_images = MEASURES["candidate_2_ahead"](replace(results, curve_errors=errors))
+    seen = _with_errors(curves, images)
+    with_images = MEASURES["candidate_2_ahead"](replace(results, curves=seen))
     assert with_images.estimate == pytest.approx(0.3)
+
+
+def _with_errors(curves: pd.DataFrame, images: np.ndarray) -> pd.DataFrame:
+    """`curves` with errors of images that are as different as `images` and give the PSNR of each epoch."""
+    levels = 255**2 / 10 ** (curves["psnr_mean"] / 10)
+    return curves.assign(errors=[{"mse": level * images / images.mean()} for level in levels])
 
 
 def _wavering(excess: float, draw: int, trend: float = 0.05) -> pd.DataFrame:
@@ -512,17 +510,11 @@ def test_a_run_that_diverged_stays_where_it_ended() -> None:
     measured = MEASURES["adam_better_minimum"](results)
     assert (measured.seeds, measured.estimate) == (3, pytest.approx(18 / 3, abs=0.01))
     images = np.random.default_rng(0).gamma(2, 1, 300)
-    errors = {
-        (name, seed): {
-            row.epoch: {"mse": 255**2 / 10 ** (row.psnr_mean / 10) * images / images.mean()}
-            for row in rows.itertuples()
-        }
-        for (name, seed), rows in results.curves.groupby(["candidate", "seed"])
-    }
-    with_images = MEASURES["adam_better_minimum"](replace(results, curve_errors=errors))
+    seen = _with_errors(results.curves, images)
+    with_images = MEASURES["adam_better_minimum"](replace(results, curves=seen))
     assert with_images.estimate == pytest.approx(measured.estimate)
     assert better(with_images) == INCONCLUSIVE
-    one_seed = replace(results, curves=results.curves[results.curves["seed"] == 1], curve_errors=errors)
+    one_seed = replace(results, curves=seen[seen["seed"] == 1])
     assert MEASURES["adam_better_minimum"](one_seed).estimate == pytest.approx(18, abs=0.05)
 
 
@@ -551,7 +543,7 @@ def test_high_rates_fail_if_they_end_below_the_noisy_input(psnr: float | None, v
         published.table1(), published.table3(), rate_search=search, noisy_db=published.NOISY_PSNR
     )
     assert _verdict(results, "high_rates_fail") == verdict
-    row = claims.weigh(results, claims.the_report()).set_index("claim").loc["high_rates_fail"]
+    row = claims.weigh(results).set_index("claim").loc["high_rates_fail"]
     assert row["published"] == pytest.approx(5 - 19.62)
 
 
@@ -590,6 +582,6 @@ def test_the_final_model_is_compared_on_the_courses_images_alone() -> None:
     theirs = claims.the_report()
     for psnr, verdict in ((24.45, REPRODUCED), (24.3, INCONCLUSIVE), (24.1, NOT_REPRODUCED)):
         ours = replace(theirs, final_psnr=psnr)
-        rows = claims.weigh(ours, theirs, comparable=True).set_index("claim")
+        rows = claims.weigh(ours, comparable=True).set_index("claim")
         assert rows.loc["final_psnr", "verdict"] == verdict
         assert rows.loc["final_psnr", "ci_low"] < psnr < rows.loc["final_psnr", "ci_high"]

@@ -50,9 +50,10 @@ def test_scale_takes_photographs_and_keeps_comments(
 ) -> None:
     shutil.copytree(ROOT / "params", tmp_path / "params")
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
-    status, _, errors = main("scale", "smoke", "--photos", tmp_path / "my photos")
-    assert status == 1
-    assert "no such folder" in errors
+    for folder in (tmp_path / "my photos", "~nobody_here/photos"):
+        status, _, errors = main("scale", "smoke", "--photos", folder)
+        assert status == 1
+        assert "no such folder" in errors
     (tmp_path / "my photos").mkdir()
     status, _, errors = main("scale", "smoke", "--photos", tmp_path / "my photos")
     assert (status, errors) == (0, "")

@@ -120,6 +120,8 @@ def test_own_photographs_come_first(rng: np.random.Generator, tmp_path: Path) ->
     for bad in ([{"name": "bad.png", "content": b"no image"}], []):
         with pytest.raises(UserError, match=r"(bad|missing).png: not a readable image"):
             explore.add_photographs(known, bad, str(tmp_path / "missing.png"))
+    with pytest.raises(UserError, match=r"^~nobody_here/one.png: not a readable image"):
+        explore.add_photographs(known, path="~nobody_here/one.png")
     assert list(known) == ["bundled", "one", "two"]
 
 

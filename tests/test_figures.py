@@ -79,7 +79,7 @@ def intervals(**columns: list) -> pd.DataFrame:
 
 
 def effects_of(seeds: int) -> pd.DataFrame:
-    return effects.effects_table(table1(seeds), table3(), published.table1(), published.table3())
+    return effects.effects_table(table1(seeds), table3())
 
 
 def length() -> pd.DataFrame:
@@ -335,7 +335,6 @@ def test_nothing_to_show_is_said() -> None:
     plain = table1()[lambda runs: ~runs["sharpen"] & ~runs["crops"] & (runs["loss"] == "mse")]
     for figure in (
         plots.interactions(plain, published.table1()),
-        training_plots.studies(pd.DataFrame(columns=["study", "what", "estimate", "low", "high"])),
         training_plots.training_length(length()[:0]),
         training_plots.recipe(None),
     ):

@@ -49,7 +49,7 @@ def test_the_time_is_that_of_steps_and_predictions(params: Params) -> None:
     runs = {"a": a_run(epochs=10), "b": a_run(epochs=10, validate_every_epoch=False)}
     work = plan.Work(set(runs), {name: (run, of) for name, run in runs.items()})
     assert work.images == 2000
-    rates = {("upsample", 4, 16, False, pairs.size): 50.0}
+    rates = {("upsample", 4, "float32", 16, False, pairs.size): 50.0}
     seconds = plan.seconds_of(work, torch.device("cpu"), rates)
     assert seconds == pytest.approx((1000 + 10 * 30 / 3) / 50 + (1000 + 30 / 3) / 50)
 
@@ -59,8 +59,8 @@ def test_a_rate_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(plan.loop, "train_epoch", lambda step: now.__setitem__(0, now[0] + 0.4))
     step = SimpleNamespace(items=30)
-    assert plan.rate(step, 1.0) == pytest.approx(3 * 30 / 1.2)
-    assert plan.rate(step, 0.0) == pytest.approx(30 / 0.4)  # at least one epoch
+    assert plan.epoch_rate(step, 1.0) == pytest.approx(3 * 30 / 1.2)
+    assert plan.epoch_rate(step, 0.0) == pytest.approx(30 / 0.4)  # at least one epoch
 
 
 def _rows(output: str) -> dict[str, str]:

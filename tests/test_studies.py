@@ -223,7 +223,7 @@ def test_what_another_measure_would_have_chosen() -> None:
     table = pd.DataFrame(
         {"psnr_full": [20, 21, 22, 23.5], "psnr_hvs_m": [1, 2, 4, 3], "ssim": [0.1, 0.2, 0.3, 0.4]}
     )
-    hvs, ssim = best.selection(table, "these").to_dict("records")
+    hvs, ssim = best.selection({"these": table}).to_dict("records")
     assert (hvs["measure"], ssim["measure"], hvs["runs"]) == ("psnr_hvs_m", "ssim", 4)
     assert hvs["tau"] == pytest.approx(4 / 6)  # five pairs agree, one does not
     assert hvs["low"] <= hvs["tau"] <= hvs["high"]
@@ -383,7 +383,7 @@ def test_the_model_card_says_what_the_result_files_say(
     with pytest.raises(UserError, match=r"best\.json"):
         best.write_card(small, sets["best"])
     metrics = best.evaluate_model(trained.finished[0], sets[""], small, True)
-    arguments = trained.planned[0], trained.finished[0], small
+    arguments = trained.planned[0].row, trained.finished[0], small
     about = paper_runs.save_model("07_beyond/best", *arguments, metrics, flips=True)
     table, _ = best.references(sets[""], {best.BEST: [best.denoiser(trained.finished[0], True)]}, "")
     table.to_csv(small.reports / "07_beyond" / "references.csv", index=False)

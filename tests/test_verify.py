@@ -23,6 +23,12 @@ def _text(*rows: dict) -> pd.DataFrame:
     return verify._read(pd.DataFrame(rows).to_csv(index=False))
 
 
+@pytest.mark.parametrize(("now", "within"), [(0.93, 1), (0.97, 0)])
+def test_sharpness_may_move_like_the_errors_that_it_comes_from(now: float, within: int) -> None:
+    before, after = (_text({"size": 32, "sharpness": value}) for value in (0.9, now))
+    assert verify.compare_tables("t", before, after, decibels=0.28).within == within  # 6.4 %
+
+
 def test_fewer_subsets_allow_more_and_what_is_transcribed_may_not_move() -> None:
     wider = _text(ROW | {"psnr_std": 0.16})
     assert len(verify.compare_tables("t", _text(ROW), wider, 0.28).different) == 1

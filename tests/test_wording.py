@@ -192,7 +192,7 @@ def test_without_a_test_set_numbers_are_said_to_be_measured_where_choices_were_m
     assert "on which the settings were chosen" not in wording.sets_sentence(test=True)
     differences = pd.DataFrame([_effect(TRAINED, "loss", 0.3, 0.1)])
     on_test = wording.reference_sentence(_references(), differences)
-    assert on_test.startswith("On the test images the best model is ahead with 24.70 dB.")
+    assert on_test.startswith("On the test images the highest PSNR is 24.70 dB, that of the best model.")
     on_validation = wording.reference_sentence(_references().assign(split="validation"), differences)
     assert on_validation.endswith(wording.NO_TEST)
     assert wording.NO_TEST not in on_test
@@ -257,7 +257,8 @@ def elsewhere(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Scale smoke with the results in a temporary folder and photographs of a person."""
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.setattr("n2nlib.params.ROOT", tmp_path)
-    pairs = params.pairs.model_copy(update={"source": "folder", "path": "/home/somebody/Pictures"})
+    changes = {"source": "folder", "path": "/home/somebody/Pictures", "validation_path": "~nobody_here/Later"}
+    pairs = params.pairs.model_copy(update=changes | {"photographs": "~500 photographs of a garden/park"})
     return params.model_copy(update={"pairs": pairs})
 
 
@@ -279,7 +280,9 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
     assert about["machines"] == ["a GPU", "a processor"]
     assert about["seconds"] == {"r": 1.5, "s": 1.5}
     assert "beyond" not in about["parameters"]  # notebook 03 does not use it
-    assert about["parameters"]["pairs"]["path"] == "Pictures"
+    recorded = about["parameters"]["pairs"]
+    assert (recorded["path"], recorded["validation_path"]) == ("Pictures", "Later")
+    assert recorded["photographs"] == "~500 photographs of a garden/park"  # words, not a folder
     assert "/home" not in text
     tables.record(path, elsewhere, ["r"])
     assert (path.parent / "provenance.json").read_text() == text
@@ -306,17 +309,20 @@ def test_readme_takes_its_results_from_files(elsewhere: Params, tmp_path: Path) 
     (tmp_path / "README.md").write_text(f"Title\n{readme.BEGIN}\n{readme.END}\nEnd\n")
     with pytest.raises(UserError, match="no scale has it"):
         readme.write_readme(check=False, root=tmp_path)
-    readme.write_results(laptop)  # without any result
-    readme.write_readme(check=False, root=tmp_path)
-    text = (tmp_path / "README.md").read_text()
-    assert "effects.csv: missing; run notebook 06_discussion" in text
-    assert "result table is not available" in text
+    with pytest.raises(UserError, match=r"effects\.csv: missing; run notebook 06_discussion"):
+        readme.write_results(laptop)
     folder = laptop.reports / "06_discussion"
+    folder.mkdir(parents=True)
     _sharpening(-0.02, 1.2).to_csv(folder / "effects.csv", index=False)
     columns = ["reference", "source", "arch", "mean_abs_diff"]
     pd.DataFrame(columns=columns).to_csv(folder / "agreement.csv", index=False)
     claim = {"claim": "crops_mixed", "ours": -0.4, "ci_low": -0.7, "ci_high": -0.1, "verdict": "reproduced"}
     pd.DataFrame([claim | {"basis": "one seed"}]).to_csv(folder / "claims.csv", index=False)
+    pd.DataFrame([_effect(TRAINED, "crops", -0.4, 0.1)]).to_csv(folder / "interactions.csv", index=False)
+    pd.DataFrame([_at(10, 0.1)]).to_csv(folder / "training_length.csv", index=False)
+    readme.write_results(laptop)
+    readme.write_readme(check=False, root=tmp_path)
+    assert "result table is not available" in (tmp_path / "README.md").read_text()
     (laptop.reports / "07_beyond").mkdir()
     (laptop.reports / "01_data").mkdir()
     on_validation = pd.DataFrame({"method": ["noisy input", "median (radius 1)"], "psnr_full": [20.0, 23.0]})

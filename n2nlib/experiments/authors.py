@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from n2nlib.experiments import effects, published
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, EVALUATIONS
@@ -21,11 +20,10 @@ from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.files import UserError, relative, replacing
 from n2nlib.metrics import psnr_full
 from n2nlib.pairs.pair_set import PairSet
-from n2nlib.train.evaluate import errors
+from n2nlib.train.evaluate import REPORT_TAU, errors
 from n2nlib.train.network import Network
 
 NAME = re.compile(r"(L1|MSE)_(Adam|SGD)_(yes|no)_sharp_(yes|no)_crops_(\d+)epochs")
-TAU = 1.0  # the factor of the report's networks that sharpen
 REFERENCES = {  # column of `published_networks` -> what it is, in words
     "printed": "the report's Table I",
     "psnr_2022_04_20": "the authors, 2022-04-20, as trained",
@@ -35,10 +33,10 @@ REFERENCES = {  # column of `published_networks` -> what it is, in words
     "report_full": "the authors' networks, evaluated by us, with the report's evaluation",
 }
 BESIDE = {  # the columns of `published_networks` that `side_by_side` shows, and their names there
-    "printed": "printed",
-    "psnr_2022_04_27": "authors_trained",
-    "psnr_2022_05_11": "authors_report",
-    "psnr_full": "theirs_trained",
+    "printed": "printed",  # mean over subsets
+    "psnr_2022_04_27": "authors_trained",  # all validation images
+    "psnr_2022_05_11": "authors_report",  # the same weights, mean over subsets
+    "psnr_full": "theirs_trained",  # these weights on the validation pairs that `published` describes
     "report_full": "theirs_report",
 }
 
@@ -64,32 +62,16 @@ def read_network(path: Path, sharpen: bool) -> Network:
         if zipfile.is_zipfile(path) and (broken := zipfile.ZipFile(path).testzip()):
             raise ValueError(f"its part {broken} is damaged")  # torch compares no checksums
         state = torch.load(path, map_location="cpu", weights_only=True)
+        arch = "tconv" if "upsample5.weight" in state else "upsample"
+        network = Network(published.WIDTH, arch, REPORT_TAU if sharpen else 0.0)
+        names = {f"{a}.{part}": f"{b}.{part}" for a, b in layers(arch).items() for part in ("weight", "bias")}
+        network.load_state_dict({names.get(name, name): tensor for name, tensor in state.items()})
     except Exception as error:  # a foreign file can make the reader raise nearly anything
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{relative(path)}: not a PyTorch file of weights alone ({reason})") from error
-    named = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-    if not named or not all(map(_is_plain, state.values())):
-        raise UserError(f"{relative(path)}: holds no state dict; allowed: dense float tensors by name")
-    arch = "tconv" if "upsample5.weight" in state else "upsample"
-    network = Network(published.WIDTH, arch, TAU if sharpen else 0.0)
-    renamed = {}
-    for theirs, ours in layers(arch).items():
-        for part in ("weight", "bias"):
-            renamed[f"{ours}.{part}"] = state.pop(f"{theirs}.{part}", torch.empty(0))
-    wanted = network.state_dict()
-    wrong = [name for name, tensor in renamed.items() if tensor.shape != wanted[name].shape]
-    if wrong or state:
-        some = ", ".join(map(str, [*wrong, *state][:3]))
-        raise UserError(f"{relative(path)}: its layers are not those of the report's network ({some})")
-    if not all(torch.isfinite(tensor).all() for tensor in renamed.values()):
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{relative(path)}: not the weights of a network of the report ({reason})") from error
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise UserError(f"{relative(path)}: holds weights that are not finite")
-    network.load_state_dict(renamed)
     return network.eval().to(memory_format=torch.channels_last)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Is it a dense tensor of floating-point numbers in memory?"""
-    return tensor.layout is torch.strided and tensor.is_floating_point() and tensor.device.type == "cpu"
 
 
 def read_setting(path: Path) -> dict[str, object] | None:
@@ -106,9 +88,8 @@ def evaluate_networks(folder: Path, pairs: PairSet) -> pd.DataFrame:
     """Evaluate the authors' networks in `folder` and below on the validation pairs.
 
     A file is named like L1_Adam_no_sharp_no_crops_20epochs.pth, or lies in a folder of that name, as in their
-    repository. Columns as of `published.authors_networks`: loss, optimizer, sharpen, crops, arch, epochs, and
-    the global PSNR (dB) as trained, psnr_full, and with the report's evaluation, report_full. Raises
-    `UserError` if there is no such file, or naming a file that is not such a network.
+    repository. The columns are those of `published.authors_networks`. Raises `UserError` if there is no such
+    file, or naming a file that is not such a network.
     """
     settings = {path: setting for path in sorted(folder.rglob("*.pth")) if (setting := read_setting(path))}
     if not settings:
@@ -136,9 +117,7 @@ def write_networks(table: pd.DataFrame, path: Path) -> None:
 def published_networks() -> pd.DataFrame:
     """What is published about the networks of Table I, and our evaluation of them: a row for each setting.
 
-    Columns: loss, optimizer, sharpen, crops, arch, and dB, NaN where a value or the weights are not
-    published: printed (Table I), psnr_2022_04_20, psnr_2022_04_27, psnr_2022_05_11 (by the authors),
-    psnr_full, report_full (by us, as trained and with the report's evaluation).
+    Columns: `ABLATION`, and those of `REFERENCES` in dB, NaN where a value or the weights are not published.
     """
     evaluated, networks = (
         table[table["epochs"] == published.EPOCHS["ablation"]]
@@ -152,19 +131,9 @@ def published_networks() -> pd.DataFrame:
 def side_by_side(table1: pd.DataFrame) -> pd.DataFrame:
     """authors.csv: what the report prints, the authors' networks by them and by us, and our own networks.
 
-    A row for each setting of the report's Table I, with the columns loss, optimizer, sharpen, crops, arch,
-    and these in dB (global PSNR):
-
-    - printed: Table I of the report, mean over subsets
-    - authors_trained: the authors' evaluation of 2022-04-27, as trained, all validation images
-    - authors_report: their evaluation of the same weights on 2022-05-11, which is the report's evaluation,
-      mean over subsets
-    - theirs_trained, theirs_report: our evaluation of these weights on all validation pairs that `published`
-      describes
-    - ours_trained, ours_report: our networks (`table1` has a row for each run), mean over subsets and seeds,
-      failed runs included
-
-    NaN: not published, or not trained at this scale.
+    A row for each setting of the report's Table I: `ABLATION`, and global PSNRs in dB: those of `BESIDE`, and
+    ours_trained and ours_report, means over subsets and seeds of `table1` (a row for each run), failed runs
+    included. NaN: not published, or not trained at this scale.
     """
     ours = table1.groupby(ABLATION)[[AS_TRAINED, AS_REPORT]].mean()
     ours.columns = ["ours_trained", "ours_report"]
@@ -181,8 +150,6 @@ def agreement(table1: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for source, value in EVALUATIONS.items():
-        if value not in table1:
-            continue
         ours = table1.groupby(ABLATION, as_index=False)[value].median()
         both = ours.merge(published_networks(), on=ABLATION)
         for (column, reference), arch in product(REFERENCES.items(), ("all", "tconv", "upsample")):

@@ -23,12 +23,8 @@ from n2nlib.train.runs import Planned, Result
 
 FINAL, BEST = "final model", "best model"
 TWIN = "{}, trained on clean targets"
-OF_TEST = {  # measure -> its name on the test set
-    "psnr_full": "test_full",
-    "psnr_per_image": "test_per_image",
-    "psnr_hvs_m": "test_psnr_hvs_m",
-    "ssim": "test_ssim",
-}
+OF_TEST = {"psnr_full": "test_full", "psnr_per_image": "test_per_image"}  # measure -> name on the test set
+OF_TEST |= {"psnr_hvs_m": "test_psnr_hvs_m", "ssim": "test_ssim"}
 PHOTOGRAPHS = {  # of a source, in words
     "bundled": "the colour photographs that come with scikit-image, scikit-learn and matplotlib",
     "imagenette": "photographs of ImageNet (the subset Imagenette by fast.ai)",
@@ -184,15 +180,16 @@ def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.Da
     return frame[["kind", "psnr_full", "psnr_hvs_m", "ssim"]].assign(failed=failed)
 
 
-def selection(table: pd.DataFrame, runs_of: str) -> pd.DataFrame:
-    """Would PSNR-HVS-M or SSIM have ranked the runs of `table` differently from PSNR, and chosen another one?
+def selection(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Would PSNR-HVS-M or SSIM have ranked `runs` differently from PSNR, and chosen another one?
 
-    `table` has a row for each run: psnr_full, psnr_hvs_m (dB), ssim. One row for each measure: runs_of, runs,
+    `runs` maps their kind to a table with a row for each run: psnr_full, psnr_hvs_m (dB), ssim. One row for
+    each kind and measure: runs_of, runs,
     measure, Kendall's tau with its bootstrap interval over runs (tau, low, high), and the PSNR that its
     choice gives away (cost, dB; 0 if it chooses the same run).
     """
     rows = []
-    for measure in ("psnr_hvs_m", "ssim"):
+    for (runs_of, table), measure in product(runs.items(), ("psnr_hvs_m", "ssim")):
         tau, low, high = effects.rank_agreement(table["psnr_full"], table[measure])
         cost = table["psnr_full"].max() - table.loc[table[measure].idxmax(), "psnr_full"]
         rows.append({"runs_of": runs_of, "runs": len(table), "measure": measure})
@@ -217,7 +214,7 @@ without any clean one. It is the best model of scale {scale}. A prediction takes
 - Decisions that rest on single pixels, such as medical or forensic ones: it fills in what is probable.
 
 ## Training
-- Photographs: {photographs} of {source}, from which {pairs:,} pairs of {size} x {size} pixels were made.
+- Photographs: {source}. {pairs:,} pairs of {size} x {size} pixels were made from {photographs} of them.
 - {images:,} images seen in {hours:.2f} hours of one process ({machine}): Adam, one-cycle rate
   up to {learning_rate:g}, batches of {batch_size}, loss {loss}. best.json has all parameters.
 - If the table below says "test", no choice was made on its photographs.

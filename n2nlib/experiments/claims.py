@@ -12,7 +12,7 @@ to the other one, so failures are weighed beside the verdicts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -42,8 +42,8 @@ CLAIM_COLUMNS += ["section"]
 class Results:
     """What claims are measured on. Tables have the columns of the result files; None or {}: not available.
 
-    `errors` are `Result.errors` by run, `curve_errors` are `Result.curve` by (candidate, seed). With them,
-    comparisons of single settings have the intervals of `effects.compare`. Without them the interval is
+    table1 and curves may have a column errors: `Result.errors` of the run, or those of the epoch. With it,
+    comparisons of single settings have the intervals of `effects.compare`. Without it the interval is
     Student's t over three seeds or more, and with fewer that of the evaluation spread.
     """
 
@@ -54,8 +54,6 @@ class Results:
     noisy_db: float = float("nan")  # global PSNR of the noisy validation images
     photographs: float = float("inf")  # behind the validation images
     final_psnr: float = float("nan")  # of the final model on the whole validation set, dB
-    errors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    curve_errors: dict[tuple[str, int], dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
     value: str = AS_TRAINED  # or AS_REPORT: the evaluation that is read
 
 
@@ -190,8 +188,7 @@ def _table(name: str, results: Results) -> pd.DataFrame:
     It is empty if the evaluation that is read was not measured.
     """
     table = getattr(results, name)
-    errors = [results.errors.get(run) for run in table.get("run", table.index)]
-    table = table.assign(seed=table.get("seed", 0), errors=errors)
+    table = table.assign(seed=table.get("seed", 0), errors=table.get("errors"))
     return table if results.value in table else table.head(0)
 
 
@@ -256,9 +253,7 @@ def _curve(candidate: str, when: str, results: Results) -> pd.DataFrame:
         return pd.DataFrame(columns=["seed", "epoch", *columns])
     epochs = sorted(set(curves.loc[curves["candidate"].isin(CANDIDATES), "epoch"]))
     curve = curves[curves["candidate"] == candidate]
-    keys = zip(curve["seed"], curve["epoch"], strict=True)
-    errors = [results.curve_errors.get((candidate, seed), {}).get(epoch) for seed, epoch in keys]
-    by_seed = curve.assign(errors=errors).set_index(["epoch", "seed"])[columns].unstack("seed")
+    by_seed = curve.assign(errors=curve.get("errors")).set_index(["epoch", "seed"])[columns].unstack("seed")
     curve = by_seed.reindex(epochs).ffill().stack("seed", future_stack=True).reset_index()
     share, (first, last) = curve["epoch"] / curve["epoch"].max(), SHARES[when]
     return curve[(share > first) & (share <= last)]
@@ -394,7 +389,7 @@ def _final(ours: Results, theirs: Results, comparable: bool) -> dict[str, object
     }
 
 
-def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFrame:
+def weigh(ours: Results, comparable: bool = False) -> pd.DataFrame:
     """claims.csv: a row for each claim, with the report's value, ours, its interval (dB) and the verdict.
 
     Columns: `CLAIM_COLUMNS`, of which published, ours, ci_low, ci_high and ours_report_evaluation are in dB;
@@ -404,7 +399,7 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
     columns that end in _report_evaluation say what follows if our networks are evaluated as the report's
     were. They are empty if both evaluations are the same.
     """
-    rows = []
+    theirs, rows = the_report(), []
     for said in published.statements().to_dict("records"):
         final = said["claim"] == "final_psnr"
         row = _final(ours, theirs, comparable) if final else _judged(said["claim"], ours, theirs)
@@ -412,11 +407,11 @@ def weigh(ours: Results, theirs: Results, comparable: bool = False) -> pd.DataFr
     return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
-def on_its_own_tables(theirs: Results) -> dict[str, str]:
+def on_its_own_tables() -> dict[str, str]:
     """The same rules applied to the report's tables: claim -> verdict. Left out: what they cannot test."""
-    measured = {claim: (rule, measure.effect(theirs)) for claim, (rule, measure) in CLAIMS.items()}
-    judged = {claim: _verdict(rule, effect) for claim, (rule, effect) in measured.items() if effect}
-    return {claim: verdict for claim, verdict in judged.items() if verdict != NOT_TESTED}
+    theirs = the_report()
+    verdicts = {claim: _judged(claim, theirs, theirs)["verdict"] for claim in CLAIMS}
+    return {claim: verdict for claim, verdict in verdicts.items() if verdict != NOT_TESTED}
 
 
 def chance_errors(weighed: pd.DataFrame) -> float:

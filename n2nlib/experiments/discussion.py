@@ -18,19 +18,16 @@ PROGRESS = dict(zip(EVALUATIONS, ("psnr_full", "report_full"), strict=True))  # 
 
 def our_results(chain: Chain) -> Results:
     """What the claims are measured on, with the error of each image for comparisons of single settings."""
+    ablation, curves = chain.ablation, chain.curves
+    of_epochs = [errors for one in curves.finished for _, errors in sorted(one.curve.items())]
     return Results(
-        table1=chain.ablation.table,
+        table1=ablation.table.assign(errors=[one.errors for one in ablation.finished]),
         table3=chain.fine_tuning.table,
-        curves=chain.curves.table,
+        curves=curves.table.assign(errors=of_epochs),
         rate_search=search_record("rates", chain.params.scale),
         noisy_db=chain.pairs.card["noisy_psnr_db"]["validation"]["global"],
         photographs=chain.pairs.photographs("validation"),
         final_psnr=float(chain.final.table["psnr_full"].iloc[0]),
-        errors={result.name: result.errors for result in chain.ablation.finished},
-        curve_errors={
-            (one.row["candidate"], one.row["seed"]): result.curve
-            for one, result in zip(chain.curves.planned, chain.curves.finished, strict=True)
-        },
     )
 
 

@@ -11,12 +11,13 @@ says nothing about other seeds. Intervals hold for the settings that were traine
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from n2nlib.experiments import published
 from n2nlib.experiments.paper_runs import ABLATION, FINE_TUNING
 from n2nlib.metrics import psnr
 
@@ -175,8 +176,6 @@ def interaction(table: pd.DataFrame, factor: str, other: str, value: str = AS_TR
         for level in conditions[1:]
     ]
     found = (sides[0] - sides[1]).dropna(how="all").dropna(axis=1, how="all")
-    if found.empty:
-        raise ValueError(f"no four rows differ in {factor} and {other} alone")
     return effect_of(found)
 
 
@@ -215,14 +214,10 @@ def single(each: np.ndarray, reach: float | None = None) -> Effect:
 
     The interval is the mean plus or minus `reach`, or by default Student's t over seeds, which takes three.
     """
-    mean, low, high = map(float, student(np.asarray(each, np.float64)))
-    if reach is None and len(each) < FEWEST_SEEDS:
-        reach = np.nan
-    if reach is not None:
-        low, high = mean - reach, mean + reach
-    seeds = len(each)
-    counts = int(mean > 0), int(low > 0 and mean >= MARGIN), int(high < 0 and mean <= -MARGIN)
-    return Effect(mean, low, high, seeds, 1, *counts, basis(seeds))
+    found = effect_of(pd.DataFrame([each]))
+    if reach is None:
+        return found
+    return replace(found, low=found.estimate - reach, high=found.estimate + reach)
 
 
 def _tau_b(values: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -289,9 +284,7 @@ def by_source(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, tuple[pd.Da
     return {source: (ours, value) for source, value in EVALUATIONS.items()} | {REPORT: (theirs, AS_TRAINED)}
 
 
-def effects_table(
-    table1: pd.DataFrame, table3: pd.DataFrame, published1: pd.DataFrame, published3: pd.DataFrame
-) -> pd.DataFrame:
+def effects_table(table1: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
     """effects.csv: the differences (dB) of section IV, ours by both evaluations and the report's.
 
     Columns: source, factor, what, estimate, low, high (dB), seeds, pairs (of settings), better (pairs with a
@@ -299,17 +292,17 @@ def effects_table(
     pairs that differ much.
     """
     rows: list[dict[str, object]] = []
-    for ours, theirs, factors in ((table1, published1, TABLE1), (table3, published3, TABLE3)):
+    for ours, theirs, factors in ((table1, published.table1(), TABLE1), (table3, published.table3(), TABLE3)):
         for source, (table, value) in by_source(ours, theirs).items():
             rows += _rows(table, list(factors), source, value)
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
-def interactions_table(table1: pd.DataFrame, published1: pd.DataFrame) -> pd.DataFrame:
+def interactions_table(table1: pd.DataFrame) -> pd.DataFrame:
     """How much more (dB) a factor gains at one level of another factor; columns of effects.csv."""
     rows = []
     for (factor, other), what in INTERACTIONS.items():
-        for source, (table, value) in by_source(table1, published1).items():
+        for source, (table, value) in by_source(table1, published.table1()).items():
             found = interaction(table, factor, other, value) if value in table else None
             if found:
                 rows.append({"source": source, "factor": f"{factor} x {other}", "what": what} | vars(found))

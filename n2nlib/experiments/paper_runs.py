@@ -122,32 +122,22 @@ def _cycle(epochs: int, crops: bool) -> int:
 def fine_tuning_runs(params: Params, candidate: dict[str, Any]) -> list[Planned]:
     """Table III: the candidate under every combination of noise, sharpening factor, rate and annealing.
 
-    A sharpening factor of 0 means no sharpening; the report has no such rows. With crops, which double the
-    images of an epoch, half as many epochs are trained.
+    A sharpening factor of 0 means no sharpening; the report has no such rows.
     """
     options = params.fine_tuning
     rates = getattr(options.learning_rate, candidate["optimizer"])
     grid = product(options.sigma_n, options.tau_sharp, rates, options.annealing_steps)
     rows = [dict(zip(FINE_TUNING, values, strict=True)) for values in grid]
-    return [
-        Planned(row | {"seed": seed}, _fine_tuned(params, candidate, row, options.epochs, seed))
-        for row in rows
-        for seed in options.seeds
-    ]
+    return _tuned_runs(params, candidate, rows, options.epochs)
 
 
 def final_runs(params: Params, candidate: dict[str, Any], table3: pd.DataFrame) -> list[Planned]:
     """The best setting of Table III (psnr_mean, mean over seeds) for `final_epochs`, with every seed.
 
-    With crops, which double the images of an epoch, half as many epochs are trained. The run of the first
-    seed is the final model; the others say how much of it is luck.
+    The run of the first seed is the final model; the others say how much of it is luck.
     """
     best = by_setting(table3, FINE_TUNING).nsmallest(1, "rank")[FINE_TUNING].iloc[0].to_dict()
-    epochs = params.fine_tuning.final_epochs
-    return [
-        Planned(best | {"seed": seed}, _fine_tuned(params, candidate, best, epochs, seed))
-        for seed in params.fine_tuning.seeds
-    ]
+    return _tuned_runs(params, candidate, [best], params.fine_tuning.final_epochs)
 
 
 def clean_twin(final: Planned) -> Planned:
@@ -155,34 +145,27 @@ def clean_twin(final: Planned) -> Planned:
     return Planned(final.row, final.run.model_copy(update={"target": "clean"}))
 
 
-def _fine_tuned(
-    params: Params, candidate: dict[str, Any], row: dict[str, Any], epochs: int, seed: int
-) -> RunParams:
-    return run_params(
-        params,
-        candidate,
-        seed,
-        sigma_n=row["sigma_n"],
-        tau_sharp=row["tau_sharp"],
-        learning_rate=row["lr0"],
-        annealing_steps=int(row["annealing_steps"]),
-        epochs=_cycle(epochs, candidate["crops"]),
-        validate_every_epoch=False,
-    )
+def _tuned_runs(params: Params, candidate: dict[str, Any], rows: list[dict], epochs: int) -> list[Planned]:
+    """The candidate with each of `rows` (settings of Table III) and every seed.
+
+    With crops, which double the images of an epoch, half as many epochs are trained.
+    """
+    schedule = {"epochs": _cycle(epochs, candidate["crops"]), "validate_every_epoch": False}
+    planned = []
+    for row, seed in product(rows, params.fine_tuning.seeds):
+        own = {"sigma_n": row["sigma_n"], "tau_sharp": row["tau_sharp"], "learning_rate": row["lr0"]}
+        own |= {"annealing_steps": int(row["annealing_steps"])}
+        planned.append(Planned(row | {"seed": seed}, run_params(params, candidate, seed, **own, **schedule)))
+    return planned
 
 
 def save_model(
-    name: str,
-    planned: Planned,
-    result: Result,
-    params: Params,
-    metrics: dict[str, float],
-    flips: bool = False,
+    name: str, setting: dict, result: Result, params: Params, metrics: dict[str, float], flips: bool = False
 ) -> dict[str, Any]:
     """Write reports/<scale>/<name>.safetensors and describe it in <name>.json, which is returned.
 
-    `metrics` are those of the prediction that the file stands for: with `flips`, the mean over the four flips
-    of an image.
+    `setting` is `Planned.row` of the run. `metrics` are those of the prediction that the file stands for:
+    with `flips`, the mean over the four flips of an image.
     """
     path = params.reports / f"{name}.safetensors"
     network, _ = load_network(result.model)
@@ -190,7 +173,7 @@ def save_model(
     about = {
         "scale": params.scale,
         "run": result.name,
-        "setting": planned.row,
+        "setting": setting,
         "flips": flips,
         "parameters": result.about["parameters"],
         "metrics": {key: round(value, 4) for key, value in metrics.items() if math.isfinite(value)},

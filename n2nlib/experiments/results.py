@@ -96,7 +96,7 @@ def examples(table1: pd.DataFrame) -> dict[str, int]:
 
 def plain_run(table1: pd.DataFrame) -> int:
     """The row of the best network trained without sharpening, first seed; of any run without one."""
-    rows = table1[~table1["sharpen"] & (table1["seed"] == table1["seed"].min())]
+    rows = table1[~table1["sharpen"] & (table1["seed"] == table1["seed"].iloc[0])]
     return int((rows if len(rows) else table1)["psnr_full"].idxmax())
 
 

@@ -6,6 +6,7 @@ pickles from elsewhere. Only tensors are read from them (`weights_only=True`), s
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_course(params: Params) -> dict[str, dict[str, np.ndarray]]:
     tensors, if it holds something else or too few pairs, or if noisy and clean images seem to be swapped.
     """
     options = params.pairs
-    folder = ROOT / Path(options.path or DEFAULT).expanduser()
+    folder = ROOT / os.path.expanduser(options.path or DEFAULT)
     tensors = {split: _read(folder / name, options.size) for split, name in FILES.items()}
     _check_order(folder, tensors)
     arrays = {}

@@ -27,7 +27,7 @@ def imagenette(say: Callable[[str], None] = print) -> Path:
     The archive is downloaded once, with three attempts. Its checksum is tested before anything is unpacked,
     and the folder appears whole or not at all. Raises `UserError`.
     """
-    cache = Path(os.environ.get("N2N_CACHE") or ROOT / "data" / "raw").expanduser()
+    cache = Path(os.path.expanduser(os.environ.get("N2N_CACHE") or ROOT / "data" / "raw"))
     folder = cache / FOLDER
     if folder.is_dir():
         return folder

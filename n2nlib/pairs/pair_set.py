@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from n2nlib.files import UserError, full_disk, read_safetensors, relative, replacing, write_json
+from n2nlib.files import UserError, full_disk_explained, read_safetensors, relative, replacing, write_json
 from n2nlib.meaning import code_identity
 from n2nlib.metrics import mse_per_image, psnr_full, psnr_per_image
 from n2nlib.pairs import noise
@@ -107,11 +107,11 @@ def _empty_blocks(folder: Path, options: Pairs) -> Path:
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).flush()
     if hasattr(os, "posix_fallocate"):  # else the system kills who writes to the map once the disk is full
         try:
-            with path.open("r+b") as file:
+            with full_disk_explained(path), path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
+        except (OSError, UserError):
             path.unlink()
-            raise (full_disk(path, error) or error) from error
+            raise
     return path
 
 

@@ -166,7 +166,7 @@ def _roots(options: Pairs, root: Path) -> tuple[Path, Path | None]:
 
 
 def _existing(given: str, key: str) -> Path:
-    path = ROOT / Path(given).expanduser()
+    path = ROOT / os.path.expanduser(given)
     if not path.is_dir():
         allowed = "a folder of photographs, absolute or relative to the root of the project"
         raise UserError(f"{key} = {given}: no such folder; allowed: {allowed}")

@@ -100,13 +100,12 @@ def _arrow(axis: Axes, *points: tuple[float, float], color: str = "0.3") -> None
 def architecture(width: int, size: int = 32) -> Figure:
     """The U-Net as `trace` finds it: channels in each box, one row for each image size (all inches)."""
     steps = trace(width, size=size)
-    stay = ("image", "pooling", "concatenation", "upsampling")  # drawn below or above the step before
-    pitch, row, left = (PAGE - 1.1) / sum(step.kind not in stay for step in steps), 0.5, 0.8
+    pitch, row, left = (PAGE - 1.1) / sum(step.kind == "convolution" for step in steps), 0.5, 0.8
     box, x = 0.8 * pitch, left
     levels = {side: -row * np.log2(size / side) for side in {step.side for step in steps}}
     at: list[tuple[float, float, float]] = []  # centre and half the height of the box of each step
     for step in steps:
-        x += pitch * (step.kind not in stay)
+        x += pitch * (step.kind == "convolution")  # others are drawn below or above the step before
         # An upsampling is drawn as the arrow from its source into the concatenation that follows.
         here = (x, levels[step.side], 0.085 + 0.02 * np.log2(step.side))
         at.append(at[step.sources[0]] if step.kind == "upsampling" else here)
@@ -159,10 +158,6 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
         images[name] = draw(blocks, np.random.default_rng([seed, version]))
         chosen[name] = draw(places, np.random.default_rng([seed, version]))[row, column, 0]
     images["clean: mean"] = block_mean(blocks)
-    outlines = {
-        name: {"fill": False, "ec": color, "lw": 1.6}
-        for name, color in zip(images, (BLUE, ORANGE, GREEN), strict=True)
-    }
     side = size * block
     squashed = blocks.reshape(size, size, block, block, 3).swapaxes(1, 2).reshape(side, side, 3)
 
@@ -176,12 +171,13 @@ def noise(photograph: np.ndarray, size: int = 32, block: int = 7, seed: int = 0)
     for corner in (0, 1):
         ends = (left + block, top + corner * block), (0, 1 - corner)
         figure.add_artist(ConnectionPatch(*ends, **between, color=GREY, lw=0.6))
-    for name, picture in images.items():
+    for (name, picture), color in zip(images.items(), (BLUE, ORANGE, GREEN), strict=True):
+        outline = {"fill": False, "ec": color, "lw": 1.6}
         show_picture(axes[name], picture, name)
-        axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **outlines[name]))
-    for name, place in chosen.items():
-        y, x = divmod(int(place), block)
-        axes["block"].add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **outlines[name]))
+        axes[name].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **outline))
+        if name in chosen:
+            y, x = divmod(int(chosen[name]), block)
+            axes["block"].add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **outline))
     return described(
         figure,
         f"A photograph, one block of {block} × {block} of its pixels, and three images of {size} × {size} "
@@ -196,9 +192,8 @@ def output_layers(image: np.ndarray, tau: float = 1.0) -> Figure:
     The row is the one whose green sharpening pushes farthest out of [0, 255], borders of the image aside; it
     is drawn before the clamp.
     """
-    figure, (before, after, profile, clamp) = plt.subplots(
-        1, 4, figsize=(PAGE, 1.65), width_ratios=[1, 1, 1.6, 1.6]
-    )
+    figure, axes = plt.subplots(1, 4, figsize=(PAGE, 1.65), width_ratios=[1, 1, 1.6, 1.6])
+    before, after, profile, clamp = axes
     plain = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     mask = UnsharpMask()(plain[None], tau)[0]
     border = plain.shape[1] // 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -89,7 +90,7 @@ def add_photographs(
     number. Raises `UserError` for files that are no images, after the others are added.
     """
     files = [(one["name"], io.BytesIO(one["content"])) for one in uploaded]
-    files += [(path, Path(path).expanduser())] if path else []
+    files += [(path, os.path.expanduser(path))] if path else []
     failed = []
     for file_name, file in files:
         try:
@@ -303,5 +304,4 @@ def compare_runs(first: Record, second: Record) -> pd.DataFrame:
     """The parameters in which two runs differ: columns Parameter, First, Second, all text."""
     both = {"First": first.parameters, "Second": second.parameters}
     table = pd.DataFrame({name: pd.Series(values, dtype=object).map(str) for name, values in both.items()})
-    differing = table[table["First"] != table["Second"]].fillna("–")
-    return differing.rename_axis("Parameter").reset_index()
+    return table[table["First"] != table["Second"]].fillna("–").rename_axis("Parameter").reset_index()

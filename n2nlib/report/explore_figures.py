@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,8 +34,6 @@ def live(function: Callable[..., object], button: str = "", **controls: Any) -> 
     `controls` are the widgets by parameter of `function`, which returns what `rendered` takes, or yields it
     step by step. With the words of a `button`, changes wait until it is pressed. A `UserError` is shown.
     """
-    import ipywidgets as widgets
-
     view, press = widgets.HTML(), widgets.Button(description=button)
 
     def update(_: object = None) -> None:
@@ -84,11 +83,9 @@ def rendered(shown: object) -> str:
     return f"<p>{html.escape(str(shown))}</p>" if shown else ""
 
 
-def models(
-    models: Mapping[str, Denoiser], pair: Mapping[str, np.ndarray], sigma_n: float = 0.0, **options: Any
-) -> Figure:
+def models(models: Mapping[str, Denoiser], pair: Mapping[str, np.ndarray], **options: Any) -> Figure:
     """The results of `explore.compare_models` with their PSNR, above maps of their errors."""
-    columns = explore.compare_models(models, pair, sigma_n, **options)
+    columns = explore.compare_models(models, pair, **options)
     return figures.image_grid(columns | {"clean": pair["clean"]}, pair["clean"], errors=True)
 
 
@@ -129,10 +126,8 @@ def field(denoiser: Denoiser, image: np.ndarray) -> Figure:
     """An image (3 x S x S) with its centre marked, and which of its pixels move the output there."""
     gradient = explore.receptive_field(denoiser, image)
     middle = np.array(gradient.shape) // 2
-    distance = np.hypot(*(np.indices(gradient.shape) - middle[:, None, None])).ravel()
-    order = np.argsort(distance)
-    share = gradient.ravel()[order].cumsum() / gradient.sum()
-    reach = distance[order][np.searchsorted(share, 0.9)]
+    distance = np.hypot(*(np.indices(gradient.shape) - middle[:, None, None]))
+    reach = np.quantile(distance, 0.9, weights=gradient, method="inverted_cdf")
     figure, (left, right) = plt.subplots(1, 2, figsize=(figures.PAGE / 1.5, 2.3))
     figures.show_picture(left, figures.to_picture(image), "the output pixel in the centre ...")
     left.plot(*middle[::-1], marker="+", ms=9, color="white")

@@ -11,17 +11,15 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL.Image import Dither
-from PIL.Image import Image as PillowImage
-from PIL.Image import open as open_image
 from scipy import stats
 
 from n2nlib.denoiser import Denoiser
@@ -34,9 +32,6 @@ from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.report import tables, wording
 from n2nlib.train.identity import RunParams
-
-if TYPE_CHECKING:
-    from IPython.display import Image
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column of our paper, and both
 BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
@@ -61,8 +56,6 @@ def save_figure(figure: Figure, name: str, params: Params, runs: Sequence[str]) 
     printed size, with the figure's description as alternative text. Raises ValueError if the figure has no
     description.
     """
-    from IPython.display import Image
-
     alt = figure.get_label()
     if not alt:
         raise ValueError(f"{name}: the figure has no description (see `described`)")
@@ -71,21 +64,18 @@ def save_figure(figure: Figure, name: str, params: Params, runs: Sequence[str]) 
     with replacing(svg) as temporary:
         metadata = {"Date": None, "Creator": "n2n", "Description": alt}
         figure.savefig(temporary, format="svg", metadata=metadata)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    pixels = PIL.Image.open(buffer).convert("RGB")
+    if not any(axes.images for axes in figure.axes):  # 256 colours suffice, and take a third of the bytes
+        pixels = pixels.quantize(256, dither=PIL.Image.Dither.NONE)
     with replacing(png) as temporary:
-        _pixels(figure).save(temporary, format="png", optimize=True)
+        pixels.save(temporary, format="png", optimize=True)
     for written in (svg, png):
         tables.record(written, params, runs)
     plt.close(figure)
     width = round(96 * figure.get_figwidth())  # CSS has 96 pixels in an inch
     return Image(png.read_bytes(), width=width, alt=alt)
-
-
-def _pixels(figure: Figure) -> PillowImage:
-    """The figure in pixels; in 256 colours if it holds no picture, which takes a third of the bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    pixels = open_image(buffer).convert("RGB")
-    return pixels if any(axes.images for axes in figure.axes) else pixels.quantize(256, dither=Dither.NONE)
 
 
 def described(figure: Figure, alt: str) -> Figure:
@@ -208,9 +198,8 @@ def sharpening(output: np.ndarray, sharpened: np.ndarray, clean: np.ndarray, spe
     palette, dashes = ({name: style[part] for name, style in SPECTRA.items()} for part in (0, 1))
     style = {"hue": "which", "palette": palette, "style": "which", "dashes": dashes, "errorbar": None}
     sns.lineplot(spectra, x="frequency", y="power", **style, ax=axes[3])
-    axes[3].set(
-        xlabel="frequency (cycles per pixel)", ylabel="power (grey levels²)", yscale="log", xlim=(0, 0.5)
-    )
+    axes[3].set(xlabel="frequency (cycles per pixel)", ylabel="power (grey levels²)")
+    axes[3].set(yscale="log", xlim=(0, 0.5))
     axes[3].legend(title=None, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return described(
         figure,

@@ -116,10 +116,8 @@ def levels(draw: Callable[..., Line2D], references: Mapping[str, float]) -> list
 def legend(figure: Figure, frame: pd.DataFrame, entries: Sequence[Artist] = ()) -> None:
     """A legend above a figure: `entries`, or those of the sources in `frame`, and one for hollow marks."""
     if "source" in frame and not entries:
-        entries = handles(
-            {name: SOURCE_COLORS[name] for name in SOURCE_COLORS if name in set(frame["source"])},
-            SOURCE_MARKERS,
-        )
+        present = {name: color for name, color in SOURCE_COLORS.items() if name in set(frame["source"])}
+        entries = handles(present, SOURCE_MARKERS)
     if _hollow(frame).any():
         style = {"marker": "o", "ls": "none", "color": GREY, "mfc": "white"}
         entries = [*entries, Line2D([], [], **style, label="fewer than three seeds")]

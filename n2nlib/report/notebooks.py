@@ -27,7 +27,7 @@ from n2nlib.report.tables import HEADLINES
 
 NOTEBOOKS = ROOT / "notebooks"
 TEMPLATES = Path(__file__).parent
-VOLATILE = ("start_time", "end_time", "duration", "exception", "environment_variables")
+STYLE = (TEMPLATES / "page.css").read_text("utf-8")
 
 
 def run_notebook(name: str) -> None:
@@ -48,9 +48,9 @@ def run_notebook(name: str) -> None:
         running = Path(scratch) / source.name
         try:
             _execute(source, running, params.used(sections_of(name)))
-        except UserError:
-            raise
-        except Exception:
+        except Exception as error:
+            if getattr(error, "ename", "") == "UserError":  # papermill's error says what a cell raised
+                raise UserError(error.evalue) from None
             if running.is_file():
                 write_text(target.with_suffix(".failed.ipynb"), _settled(running, source, target))
             raise
@@ -62,9 +62,8 @@ def run_notebook(name: str) -> None:
 
 
 def _execute(source: Path, running: Path, parameters: dict[str, Any]) -> None:
-    """Run `source` with papermill and the kernel of this environment. Raises `UserError` if a cell does."""
+    """Run `source` with papermill and the kernel of this environment."""
     import papermill
-    from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel of the same name in the user's home
@@ -84,10 +83,6 @@ def _execute(source: Path, running: Path, parameters: dict[str, Any]) -> None:
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
         )
-    except PapermillExecutionError as error:
-        if error.ename == "UserError":
-            raise UserError(error.evalue) from None
-        raise
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # that the kernel was interrupted is no news
         raise
@@ -100,9 +95,8 @@ def _settled(running: Path, source: Path, target: Path) -> str:
     """
     notebook = nbformat.read(running, as_version=4)
     about = notebook.metadata.papermill
-    about.update(input_path=relative(source), output_path=relative(target))
-    for name in VOLATILE:
-        about.pop(name, None)
+    kept = {name: about[name] for name in ("default_parameters", "parameters", "version")}
+    notebook.metadata.papermill = kept | {"input_path": relative(source), "output_path": relative(target)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
@@ -148,9 +142,7 @@ def pages() -> Iterator[Page]:
     for source in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         title, question, *_ = [*_cells(source.stem)[0].source.split("\n\n"), ""]
         question = re.sub(r"^\*\*\w+:\*\* *", "", question)  # **Question:**
-        yield Page(
-            source.stem, title.lstrip("# ").strip(), markdown2html(question[:1].upper() + question[1:])
-        )
+        yield Page(source.stem, title.lstrip("# "), markdown2html(question[:1].upper() + question[1:]))
 
 
 def description(svg: Path) -> str:
@@ -167,7 +159,7 @@ def write_page(executed: Path, params: Params) -> None:
     resources = {
         "name": executed.stem,
         "scale": params.scale,
-        "style": _style(),
+        "style": STYLE,
         "previous": {after.name: before for before, after in neighbours}.get(executed.stem),
         "next": {before.name: after for before, after in neighbours}.get(executed.stem),
     }
@@ -182,10 +174,6 @@ def _boxed(text: str) -> str:
     """HTML in which every table scrolls in a box of its own, so that a wide one does not move the page."""
     box = '<div class="scroll" tabindex="0">'
     return text.replace("<table", f"{box}<table").replace("</table>", "</table></div>")
-
-
-def _style() -> str:
-    return (TEMPLATES / "page.css").read_text("utf-8")
 
 
 def write_index(params: Params) -> None:
@@ -204,7 +192,7 @@ def write_index(params: Params) -> None:
     there = [page for page in pages() if (folder / page.path).is_file()]
     text = environment.get_template("index.html.j2").render(
         scale=params.scale,
-        style=_style(),
+        style=STYLE,
         headlines=_headlines(folder),
         figure=description(figure) if figure.is_file() else None,
         links={words: path for words, path in links.items() if (folder / path).is_file()},

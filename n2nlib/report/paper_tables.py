@@ -172,10 +172,7 @@ def _authors(params: Params) -> tuple[pd.DataFrame, list[str]]:
     ours = ours.groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].mean()
     found = authors.published_networks().merge(ours, "left", ABLATION)
     found = found[~found["sharpen"]].sort_values(keys)
-    head = [
-        *_each([""], ["Upsampling", "Loss", "Optim.", "Crops"]),
-        *_each(["the authors"], [*two, "printed"]),
-    ]
+    head = _each([""], ["Upsampling", "Loss", "Optim.", "Crops"]) + _each(["the authors"], [*two, "printed"])
     columns = [APRIL_27, MAY_11, "printed", "psnr_full", "report_full", AS_TRAINED, AS_REPORT]
     return found[[*keys, *columns]], [*head, *_each(["theirs, our evaluation", "our own"], two)]
 

@@ -41,18 +41,13 @@ def change(estimate: float, low: float = np.nan, high: float = np.nan, unit: str
     return text if pd.isna(low) else f"{text} [{wording.signed(low)},{NBSP}{wording.signed(high)}]"
 
 
-def longest_scale() -> Params:
-    """Scale paper, which trains as long as the report did."""
-    return load_params(ROOT / "params" / "paper.yaml")
-
-
 def published_length(params: Params) -> pd.DataFrame | None:
     """The claims at the published length of training, which the committed Table I of scale paper has.
 
     None at scale paper, if there is no such table, and if its networks saw fewer images than the report's. If
     it is the only result of scale paper, all other claims are not tested.
     """
-    longer = longest_scale()
+    longer = load_params(ROOT / "params" / "paper.yaml")  # it trains as long as the report did
     if params.scale == longer.scale:
         return None
     with suppress(UserError):
@@ -66,7 +61,7 @@ def published_length(params: Params) -> pd.DataFrame | None:
         noisy_db = float(tables.load("01_data/baselines", longer)["psnr_full"][0])
         search = search_record("rates", longer.scale)
         results = claims.Results(table1, table1.head(0), rate_search=search, noisy_db=noisy_db)
-        return claims.weigh(results, claims.the_report())
+        return claims.weigh(results)
     return None
 
 
@@ -98,7 +93,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
     final, long_run = (
         read_json(params.reports / name) for name in ("05_fine_tuning/final.json", "07_beyond/best.json")
     )
-    own, again = claims.on_its_own_tables(claims.the_report()), weighed["verdict_report_evaluation"]
+    own, again = claims.on_its_own_tables(), weighed["verdict_report_evaluation"]
     verdicts = weighed.assign(evaluated=again.astype(object).fillna(weighed["verdict"])).set_index("claim")
     ours = ascii_uppercase[: params.curves.candidates]
     images = params.ablation.epochs * params.pairs.train
@@ -177,12 +172,8 @@ def _sizes(params: Params) -> dict[str, str]:
     networks = sizes[sizes["method"].str.startswith("network")]
     noisy = networks["size"].map(sizes[sizes["method"] == NOISY].set_index("size")["psnr_full"])
     failed = int((networks["psnr_full"] < noisy).sum())
-    return {
-        "sharpness": ", ".join(
-            f"{row.sharpness:.2f} at {row.size} pixels" for row in rows.itertuples(index=False)
-        ),
-        "sizes_failed": f"{failed} of {len(networks)}" if failed else "",
-    }
+    sharpness = ", ".join(f"{row.sharpness:.2f} at {row.size} pixels" for row in rows.itertuples())
+    return {"sharpness": sharpness, "sizes_failed": f"{failed} of {len(networks)}" if failed else ""}
 
 
 def _ablation(params: Params) -> dict[str, Any]:
@@ -252,7 +243,7 @@ def _longer(longer: pd.DataFrame) -> dict[str, Any]:
 
 def claims_in_words(weighed: pd.DataFrame) -> pd.DataFrame:
     """claims.csv as text, by claim, with the verdict on the report's own tables (own)."""
-    own = claims.on_its_own_tables(claims.the_report())
+    own = claims.on_its_own_tables()
     statement, rows = weighed["statement"].str.partition(": "), list(weighed.itertuples())
     frame = pd.DataFrame(
         {

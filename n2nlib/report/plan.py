@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -45,10 +47,7 @@ class Work:
 
 
 class _Unknown(Exception):
-    """Runs whose results are not on disk."""
-
-    def __init__(self, planned: list[Planned]) -> None:
-        self.planned = planned
+    """Results are not on disk. The arguments are the runs (`Planned`) of the experiment."""
 
 
 def stale_stages() -> dict[str, tuple[str, list[str]]]:
@@ -103,7 +102,7 @@ def runs_to_train(params: Params) -> dict[str, Work]:
                 work.missing[name] = one.run, pairs.params
             found.append(runs.find(runs.RUNS / stage, one.run, pairs.hash))
         if None in found:
-            raise _Unknown(planned)
+            raise _Unknown(*planned)
         return found
 
     chain = Chain(params, look)
@@ -113,8 +112,8 @@ def runs_to_train(params: Params) -> dict[str, Work]:
         try:
             getattr(chain, experiment)
         except _Unknown as unknown:
-            table = pd.DataFrame([one.row for one in unknown.planned]).assign(psnr_mean=0.0, epoch=1)
-            vars(chain)[experiment] = Experiment(unknown.planned, [], table)
+            table = pd.DataFrame([one.row for one in unknown.args]).assign(psnr_mean=0.0, epoch=1)
+            vars(chain)[experiment] = Experiment([*unknown.args], [], table)
     return works
 
 
@@ -135,16 +134,22 @@ def images_per_second(run: RunParams, size: int, device: torch.device, seconds: 
     with sweep.stream(device):
         step = loop.Step(run, loop.begin(run, device), images, images)
         loop.train_epoch(step)
-        return rate(step, seconds)
+        return epoch_rate(step, seconds)
 
 
-def rate(step: loop.Step, seconds: float) -> float:
+def epoch_rate(step: loop.Step, seconds: float) -> float:
     """Training images per second of `step`, from whole epochs that take at least `seconds`."""
-    seen, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not seen:
-        loop.train_epoch(step)  # reads its loss at the end, so it waits for a GPU
-        seen += step.items
-    return seen / elapsed
+    # An epoch reads its loss at the end, so it waits for a GPU.
+    return step.items * calls_per_second(partial(loop.train_epoch, step), seconds)
+
+
+def calls_per_second(work: Callable[[], object], seconds: float) -> float:
+    """Calls of `work` per second, from whole calls that take at least `seconds`."""
+    count, started = 0, time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds or not count:
+        work()
+        count += 1
+    return count / elapsed
 
 
 def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> float:
@@ -154,7 +159,7 @@ def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> f
     """
     total = 0.0
     for run, of in work.missing.values():
-        kind = run.arch, run.width, run.batch_size, bool(run.crops), of.pairs.size
+        kind = run.arch, run.width, run.precision, run.batch_size, bool(run.crops), of.pairs.size
         if kind not in rates:
             rates[kind] = images_per_second(run, of.pairs.size, device)
         predicted = of.pairs.validation * (run.epochs if run.validate_every_epoch else 1)
@@ -174,7 +179,8 @@ def print_plan() -> None:
         work = next((one for notebook, one in works.items() if f" {notebook}" in command), Work())
         cells = [""] * 3
         if work.missing:
-            took = seconds_of(work, device, rates) / at_once
+            # A run takes one process, so fewer runs than processes do not keep them all busy.
+            took = seconds_of(work, device, rates) / min(at_once, len(work.missing))
             total += took
             cells = [f"{len(work.missing)}/{len(work.names)}", f"{work.images:,}", sweep.duration(took)]
         why = "; ".join([*reasons[:3], *[f"{len(reasons) - 3} more"] * (len(reasons) > 3)])

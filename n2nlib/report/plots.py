@@ -5,8 +5,6 @@ Failed runs, which end below their noisy input, are counted in a margin and neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -39,7 +37,7 @@ def _by_source(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> pd
     return long.assign(name=names, arch=long["arch"].map(wording.ARCH)).reset_index(drop=True)
 
 
-def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Mapping[str, float]) -> Figure:
+def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: dict[str, float]) -> Figure:
     """One panel for each value of column `panel`, with a mark for each `name` and `hue`.
 
     A mark is the mean over seeds and its line their range. Names are sorted by the means of source `first` in
@@ -81,7 +79,7 @@ def _table1(long: pd.DataFrame, panel: str, hue: str, first: str, references: Ma
     return figure
 
 
-def table1(table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str, float]) -> Figure:
+def table1(table: pd.DataFrame, published: pd.DataFrame, references: dict[str, float]) -> Figure:
     """Table I at a glance: one panel for each source, best setting first, one axis of decibels.
 
     `table` has the columns of table1_ablation.csv, `published` those of `published.table1()`; `references`
@@ -98,9 +96,7 @@ def table1(table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str
     )
 
 
-def report_evaluation(
-    table: pd.DataFrame, published: pd.DataFrame, references: Mapping[str, float]
-) -> Figure:
+def report_evaluation(table: pd.DataFrame, published: pd.DataFrame, references: dict[str, float]) -> Figure:
     """The settings of Table I evaluated as trained and as the report did, beside what the report prints (dB).
 
     The arguments are those of `table1`. One panel holds what was trained without sharpening, one the rest.

@@ -7,7 +7,6 @@ the model.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -37,51 +36,34 @@ BEGIN, END = "<!-- results: python -m n2nlib readme -->", "<!-- /results -->"
 
 
 def write_results(params: Params) -> None:
-    """Write the findings of a scale to reports/<scale>/06_discussion/readme.md."""
-    write_text(params.reports / FINDINGS, findings(params))
+    """Write `FINDINGS` of a scale: three findings as a Markdown list, and a table of effects.
 
-
-def findings(params: Params) -> str:
-    """Three findings as a Markdown list, and a table of effects. What is missing is named in its place."""
-
-    def result(name: str) -> pd.DataFrame:
-        return tables.load(f"06_discussion/{name}", params)
-
-    def with_links(*words: str, files: tuple[str, str]) -> str:
-        listed = [f"[{name}](reports/{params.scale}/06_discussion/{name})" for name in files]
-        return f"{' '.join(filter(None, words))} ({', '.join(listed)})"
-
-    def measured() -> str:
-        words = wording.main_finding(result("effects")), wording.agreement_sentence(result("agreement"))
-        return with_links(*words, files=("report_evaluation.png", "effects.csv"))
-
-    def lasting() -> str:
-        weighed = result("claims")
-        words = wording.lasting_finding(weighed, result("effects"))
-        depending = _or_missing(lambda: wording.dependence_finding(result("interactions")))
-        counts = f"Our verdicts on {len(weighed)} claims of the report: {wording.verdict_counts(weighed)}."
-        return with_links(words, depending, counts, files=("effects.png", "claims.csv"))
-
-    def length() -> str:
-        words = wording.length_finding(result("training_length"), params.scale)
-        return with_links(words, files=("training_length.png", "training_length.csv"))
-
-    def compared() -> str:
-        return wording.effects_markdown(result("effects"), result("training_length"), params.scale)
-
-    return (
-        f"1. **What sharpening gains depends on how it is measured.** {_or_missing(measured)}\n"
-        f"2. **What else the report compares.** {_or_missing(lasting)}\n"
-        f"3. **What depends on the length of training.** {_or_missing(length)}\n\n"
-        f"{_or_missing(compared)}\n"
-    )
-
-
-def _or_missing(make: Callable[[], str]) -> str:
-    try:
-        return make()
-    except UserError as missing:
-        return f"Not available: {missing}."
+    Raises `UserError` if a table of notebook 06 is missing.
+    """
+    names = ("effects", "agreement", "claims", "interactions", "training_length")
+    loaded = (tables.load(f"06_discussion/{name}", params) for name in names)
+    found, agreement, weighed, interactions, length = loaded
+    counts = f"Our verdicts on {len(weighed)} claims of the report: {wording.verdict_counts(weighed)}."
+    findings = {  # title -> sentences, and the files behind them
+        "What sharpening gains depends on how it is measured": (
+            [wording.main_finding(found), wording.agreement_sentence(agreement)],
+            ["report_evaluation.png", "effects.csv"],
+        ),
+        "What else the report compares": (
+            [wording.lasting_finding(weighed, found), wording.dependence_finding(interactions), counts],
+            ["effects.png", "claims.csv"],
+        ),
+        "What depends on the length of training": (
+            [wording.length_finding(length, params.scale)],
+            ["training_length.png", "training_length.csv"],
+        ),
+    }
+    items = []
+    for number, (title, (sentences, files)) in enumerate(findings.items(), 1):
+        links = ", ".join(f"[{name}](reports/{params.scale}/06_discussion/{name})" for name in files)
+        items.append(f"{number}. **{title}.** {' '.join(filter(None, sentences))} ({links})")
+    table = wording.effects_markdown(found, length, params.scale)
+    write_text(params.reports / FINDINGS, "\n".join([*items, "", table, ""]))
 
 
 def result_table(folder: Path) -> str:

@@ -14,8 +14,7 @@ from pandas.io.formats.style import Styler
 from n2nlib.experiments import effects, published
 from n2nlib.experiments.paper_runs import ABLATION, CANDIDATE, FINE_TUNING, has_setting
 from n2nlib.files import UserError, git, read_json, relative, replacing, write_json
-from n2nlib.pairs.baselines import baselines, tuned
-from n2nlib.pairs.baselines import best as best_classical
+from n2nlib.pairs import baselines
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import MACHINE, Params, sections_of
 from n2nlib.report import wording
@@ -62,9 +61,15 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     """
     target, names = path.parent / "provenance.json", sorted(set(runs))
     sections = [name for name in sections_of(path.parent.name) if name not in MACHINE]
+    parameters = params.used(sections)
+    pairs = parameters.get("pairs", {})
+    for name in ("path", "validation_path"):  # an absolute path would name a person's machine
+        value = pairs.get(name) or ""
+        if value.startswith("~") or Path(value).is_absolute():
+            pairs[name] = Path(value).name
     about = {
         "scale": params.scale,
-        "parameters": _without_folders(params.used(sections)),
+        "parameters": parameters,
         "parameters_sha256": params.hash(sections),
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -79,14 +84,6 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     seconds = old.get("seconds", {}) | {name: one["seconds"] for name, one in trained.items()}
     about |= {"machines": sorted(machines), "seconds": dict(sorted(seconds.items()))}
     write_json(target, about | {"files": dict(sorted(files.items()))})
-
-
-def _without_folders(value: object) -> object:
-    """`value` with only the name of each absolute path, which would name a person's machine."""
-    if isinstance(value, dict):
-        return {key: _without_folders(one) for key, one in value.items()}
-    absolute = isinstance(value, str) and Path(value).expanduser().is_absolute()
-    return Path(value).name if absolute else value
 
 
 @cache
@@ -123,7 +120,7 @@ def classical(params: Params, pairs: PairSet) -> pd.DataFrame:
         noisy_db = pairs.card["noisy_psnr_db"]["validation"]["global"]
         if abs(table["psnr_full"][0] - noisy_db) < 2e-4:  # both are rounded to four decimals
             return table
-    return baselines(tuned(pairs), pairs.validation)
+    return baselines.baselines(baselines.tuned(pairs), pairs.validation)
 
 
 def show(frame: pd.DataFrame) -> Styler:
@@ -142,7 +139,7 @@ def render_table1(table1: pd.DataFrame, without_training: pd.DataFrame) -> pd.Da
     noisy = float(without_training["psnr_full"].iloc[0])
     keys = ["loss", "optimizer", "sharpen", "crops"]
     rows = _beside_report(table1, keys, "arch", wording.ARCH, published.table1(), noisy)
-    name, best_db = best_classical(without_training)
+    name, best_db = baselines.best(without_training)
     extra = []
     for label, here, there in (("noisy input", noisy, f"{published.NOISY_PSNR:.2f}"), (name, best_db, "–")):
         values = {TRAINED: f"{here:.2f}", EVALUATED: "–", REPORT: there}
@@ -214,18 +211,11 @@ def pair_sets(pairs: PairSet) -> pd.DataFrame:
 
 def noise_properties(pairs: PairSet) -> pd.DataFrame:
     """A row for each property of the noise that was tested, in words."""
-    headers = {
-        "name": "Property",
-        "needed": "Needed by Noise2Noise",
-        "holds": "As expected",
-        "words": "Found",
-    }
-    return pd.DataFrame(pairs.card["assumptions"])[list(headers)].rename(columns=headers)
+    frame = pd.DataFrame(pairs.card["assumptions"])[["name", "needed", "holds", "words"]]
+    return frame.set_axis(["Property", "Needed by Noise2Noise", "As expected", "Found"], axis=1)
 
 
-def headline(
-    params: Params, pairs: PairSet, table1: pd.DataFrame, table3: pd.DataFrame
-) -> dict[str, float | int]:
+def headline(params: Params, pairs: PairSet, table1: pd.DataFrame, table3: pd.DataFrame) -> dict[str, float]:
     """Write 06_discussion/metrics.json, the numbers that `dvc metrics show` prints, and return them.
 
     PSNR in dB; the best setting's is its mean over seeds. Raises `UserError` without final.json of
@@ -236,7 +226,7 @@ def headline(
     about = read_json(params.reports / "05_fine_tuning" / "final.json")
     final = about["metrics"]
     names = {"global": "full", "per_image": "per_image"}
-    metrics: dict[str, float | int] = {
+    metrics: dict[str, float] = {
         f"noisy_{name}_{names[kind]}": value
         for split, name in (("validation", "psnr"), ("test", "test"))
         for kind, value in (noisy.get(split) or {}).items()
@@ -251,7 +241,7 @@ def headline(
     return metrics
 
 
-def render_headline(metrics: dict[str, float | int]) -> pd.DataFrame:
+def render_headline(metrics: dict[str, float]) -> pd.DataFrame:
     """The numbers of `headline` for people: noisy input and final model, on validation and test (dB)."""
     values = [[name, *(metrics.get(key, float("nan")) for key in keys)] for name, keys in HEADLINES.items()]
     return pd.DataFrame(values, columns=["Images", "Validation (dB)", "Test (dB)"])

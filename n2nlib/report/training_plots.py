@@ -18,7 +18,7 @@ from n2nlib.experiments import effects
 from n2nlib.experiments.effects import MARGIN, TABLE1, basis
 from n2nlib.experiments.published import NOISY_PSNR
 from n2nlib.report import marks, wording
-from n2nlib.report.figures import BLUE, COLUMN, GREY, ORANGE, PAGE, described, nothing
+from n2nlib.report.figures import BLUE, GREY, ORANGE, PAGE, described, nothing
 
 TICK_STEPS = [1, 2, 5, 10]  # between ticks
 FRAME = {"fill": False, "ec": ORANGE, "lw": 1.5}
@@ -31,10 +31,8 @@ def _panels(lines: list[int], height: float, around: float) -> tuple[Figure, lis
     """
     count = len(lines)
     heights = [height * max(lines[first : first + 3]) + around for first in range(0, count, 3)]
-    size = (PAGE, 0.4 + sum(heights))
-    figure, axes = plt.subplots(
-        len(heights), min(count, 3), figsize=size, squeeze=False, height_ratios=heights
-    )
+    size, rows = (PAGE, 0.4 + sum(heights)), len(heights)
+    figure, axes = plt.subplots(rows, min(count, 3), figsize=size, squeeze=False, height_ratios=heights)
     for axis in axes.flat[count:]:
         axis.remove()
     return figure, list(axes.flat[:count])
@@ -54,15 +52,15 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     alive = frame[last >= noisy]
     spread = alive["psnr_std"].where(alive.groupby("candidate")["seed"].transform("nunique") == 1, 0.0)
     alive = alive.assign(low=alive["psnr_mean"] - spread, high=alive["psnr_mean"] + spread)
-    colors = {label: f"C{number}" for number, label in enumerate(dict.fromkeys(labels.values()))}
+    settings = list(dict.fromkeys(labels.values()))
+    hues = None if len(settings) <= len(sns.color_palette()) else "husl"  # None: the colours of the style
+    colors = dict(zip(settings, sns.color_palette(hues, len(settings)), strict=True))
     lists = {
         title: {name: colors[label] for name, label in labels.items() if name.isdigit() == theirs}
         for title, theirs in (("our candidates", False), ("the report's candidates", True))
     }
-    lists = {title: palette for title, palette in lists.items() if palette}
-    size = (PAGE if len(lists) > 1 else COLUMN, 2.7)
-    figure, axes = plt.subplots(1, len(lists), figsize=size, squeeze=False)
-    for axis, (title, palette) in zip(axes[0], lists.items(), strict=True):
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.7))
+    for axis, (title, palette) in zip(axes, lists.items(), strict=True):
         rows = alive[alive["candidate"].isin(palette)]
         late = rows[rows["epoch"] >= rows["epoch"].max() / 4]
         low, high = late["low"].min(), late["high"].max()
@@ -86,8 +84,9 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
         axis.set(title=title, xlabel="epoch", ylabel="validation PSNR (dB, global)", xlim=(0, epochs * 1.02))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ends = alive.groupby(["candidate", "seed"])["psnr_mean"].last().groupby("candidate").mean()
-    said = "; ".join(f"{name} ({labels[name]}) ends at {value:.2f} dB" for name, value in ends.items())
-    return described(figure, f"Validation PSNR of each candidate after each epoch. {said}.")
+    said = [f"{name} ({labels[name]}) ends at {value:.2f} dB" for name, value in ends.items()]
+    words = "; ".join(said) or "Every run failed"
+    return described(figure, f"Validation PSNR of each candidate after each epoch. {words}.")
 
 
 def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> Figure:
@@ -185,8 +184,6 @@ def studies(frame: pd.DataFrame) -> Figure:
 
     Columns: study, what ("one cycle − annealing step"), estimate, low, high (dB), basis.
     """
-    if frame.empty:
-        return nothing("The studies are not run at this scale.")
     panels = dict(sorted(frame.groupby("study", sort=False), key=lambda panel: -len(panel[1])))
     figure, axes = _panels([len(rows) for rows in panels.values()], 0.19, 0.56)
     for axis, (study, rows) in zip(axes, panels.items(), strict=True):
@@ -195,7 +192,7 @@ def studies(frame: pd.DataFrame) -> Figure:
         names = variants[0].where(variants[2] == first, variants[0] + "\nagainst " + variants[2])
         marks.differences(axis, rows.assign(name=names), order=names, y="name")
         plt.setp(axis.get_yticklabels(), linespacing=0.9)
-        axis.set_title(f"{study}\nagainst {first}" if first else study, loc="right", linespacing=1)
+        axis.set_title(f"{study}\nagainst {first}", loc="right", linespacing=1)
         axis.set_xlabel("")
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=TICK_STEPS))
     figure.supxlabel(marks.DIFFERENCE_LABEL, fontsize="medium")
@@ -228,12 +225,10 @@ def recipe(search: pd.DataFrame | None) -> Figure:
     if search is None:
         return nothing("This scale has no recorded search for the recipe of its best model.")
     panels = dict(list(search.assign(estimate=search["gain"]).groupby("schedule", sort=False)))
-    most = max(map(len, panels.values()))
-    size = (PAGE, 0.85 + 0.17 * most)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    figure, axes = _panels([len(rows) for rows in panels.values()], 0.17, 0.45)
     figure.get_layout_engine().set(wspace=0.08)
     said = []
-    for axis, (schedule, rows) in zip(axes[0], panels.items(), strict=True):
+    for axis, (schedule, rows) in zip(axes, panels.items(), strict=True):
         start = rows["variant"].iloc[0]
         rows = rows.sort_values("gain", ascending=False).assign(basis=basis(1))
         names = rows["variant"].tolist()
@@ -258,9 +253,8 @@ def training_length(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         return nothing("This scale trains nothing that could show an effect.")
     scales = frame.groupby("scale")["images"].max().sort_values()
-    frame = frame.assign(
-        what=[TABLE1[factor][0] for factor in frame["factor"]], most=frame["scale"].map(scales)
-    )
+    what = [TABLE1[factor][0] for factor in frame["factor"]]
+    frame = frame.assign(what=what, most=frame["scale"].map(scales))
     ends = frame[frame["images"] == frame["most"]]
     ticks = list(scales) if len(scales) > 1 else [frame["images"].min(), *scales]
     markers = dict(zip(scales.index, "osD^", strict=False))
@@ -275,7 +269,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
         sns.lineplot(ends[ends["what"] == what], **style, ls=":", lw=0.8, errorbar=None, ax=axis)
         axis.set(title=what, xlabel="", ylabel="effect (dB)", xscale="log")
         axis.set_ylim(marks.limits(part[part["images"] >= part["most"] / 2]))
-        axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.2g}")) for tick in ticks])
+        axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.3g}")) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("images seen", fontsize="medium")
     present = {name: color for name, color in marks.SOURCE_COLORS.items() if name in set(frame["source"])}

@@ -55,10 +55,14 @@ def contents(params: Params) -> dict[str, Any]:
     """What paper.json holds. Raises `UserError` that names the notebook to run if a result is missing."""
     weighed = tables.load("06_discussion/claims", params)
     longer = paper_text.published_length(params)
-    figures = re.findall(r'picture\("(\w+/\w+)"', SOURCE.read_text("utf-8"))
+    names = re.findall(r'picture\("(\w+/\w+)"', SOURCE.read_text("utf-8"))
+    figures = {name: tables.existing(params.reports / f"{name}.svg") for name in names}
     return {
         "about": _about(params),
-        "figures": {name: _figure(name, params) for name in figures},
+        "figures": {
+            name: {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
+            for name, path in figures.items()
+        },
         "facts": paper_text.facts(params, weighed, longer),
         "claims": paper_text.claims_in_words(weighed).to_dict("index"),
         "effects": paper_text.effects_in_words(params),
@@ -66,18 +70,6 @@ def contents(params: Params) -> dict[str, Any]:
         "differences": paper_text.model_differences(params),
         "tables": paper_tables.all_tables(params, weighed, longer),
     }
-
-
-def _commit_date() -> str:
-    """The date of the last commit, "24 November 2026", or "" outside of git."""
-    found = git("show", "-s", "--format=%cs", "HEAD").strip()
-    return f"{date.fromisoformat(found):%d %B %Y}".lstrip("0") if found else ""
-
-
-def _figure(name: str, params: Params) -> dict[str, str]:
-    """Path and description of a figure. Raises `UserError` if it is missing."""
-    path = tables.existing(params.reports / f"{name}.svg")
-    return {"path": f"/{path.relative_to(ROOT).as_posix()}", "alt": description(path)}
 
 
 def _command(params: Params) -> str:
@@ -100,13 +92,14 @@ def _about(params: Params) -> dict[str, Any]:
     # Notebooks from 06 on reproduce nothing of the report.
     reproducing = set().union(*(these for notebook, these in runs_of.items() if notebook < "06"))
     seconds = {name: value for one in found.values() for name, value in one.get("seconds", {}).items()}
+    committed = git("show", "-s", "--format=%cs", "HEAD").strip()  # "" outside of git
     return {
         "title": citation["title"],
         "authors": [
             one.get("name") or f"{one['given-names']} {one['family-names']}" for one in citation["authors"]
         ],
         "version": str(citation["version"]),
-        "date": _commit_date(),
+        "date": f"{date.fromisoformat(committed):%d %B %Y}".lstrip("0") if committed else "",
         "scale": params.scale,
         "runs": f"{len(names):,}",
         "reproducing": f"{len(reproducing):,}",

@@ -28,6 +28,7 @@ ROUNDING = 1.5e-4  # files hold four decimals
 EXACT = ("01_data", "02_architecture")
 # Columns that the interval of their row belongs to, and its own limits.
 WITH_INTERVAL = {"estimate", "ours", "gain", "tau", "share", "low", "high", "ci_low", "ci_high"}
+RATIOS = {"train_loss", "ssim", "test_ssim", "sharpness"}  # of errors or of energies, not in decibels
 SIDES = ("committed", "now")
 # Columns that are transcribed from the report and its authors: no training moves them.
 TRANSCRIBED = {"published", "printed", "authors_trained", "authors_report"}
@@ -104,8 +105,8 @@ def _close(column: str, row: dict[str, str], decibels: float, subsets: int) -> b
         allowed = NORMAL_REACH / np.sqrt(subsets - 1) * before
     elif column in WITH_INTERVAL and np.isfinite(high - low):
         allowed = (high - low) / 2
-    elif column in ("train_loss", "ssim"):  # a change of d dB is one of d ln(10) / 10 of a squared error
-        allowed = decibels * np.log(10) / 10 * (before if column == "train_loss" else 1 - before)
+    elif column in RATIOS:  # a change of d dB is one of d ln(10) / 10 of a squared error or an energy
+        allowed = decibels * np.log(10) / 10 * (1 - before if column.endswith("ssim") else before)
     else:
         allowed = decibels if about.header.endswith("(dB)") else 0.0
     return bool(abs(after - before) <= allowed + ROUNDING)

@@ -174,11 +174,6 @@ def setting(row: Mapping[str, object] | pd.Series) -> str:
     return ", ".join([*words, *["sharpened"] * bool(row["sharpen"]), *["crops"] * bool(row["crops"])])
 
 
-def candidate_labels(candidates: pd.DataFrame) -> dict[str, str]:
-    """Table II as candidate ("A", "1") -> setting in words."""
-    return {row["candidate"]: setting(row) for row in candidates.to_dict("records")}
-
-
 def fine_tuning_setting(row: Mapping[str, float]) -> str:
     """A setting of Table III in words."""
     sharpening = f"sharpening factor {row['tau_sharp']:g}" if row["tau_sharp"] else "not sharpened"
@@ -493,7 +488,7 @@ def reference_sentence(references: pd.DataFrame, differences: pd.DataFrame) -> s
     best = rows.idxmax()
     listed = [f"{row['what']}: {_effect(row)} ({over(row)})" for row in differences.to_dict("records")]
     unseen = "" if split == "test" else f" {NO_TEST}"
-    ahead = f"On the {split} images the {best} is ahead with {rows[best]:.2f} dB"
+    ahead = f"On the {split} images the highest PSNR is {rows[best]:.2f} dB, that of the {best}"
     return f"{ahead}. The differences are: {'; '.join(listed)}.{unseen}"
 
 

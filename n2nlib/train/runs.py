@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from n2nlib import metrics
-from n2nlib.files import ROOT, UserError, file_digest, full_disk, relative, replacing, write_json
+from n2nlib.files import ROOT, UserError, file_digest, full_disk_explained, relative, replacing, write_json
 from n2nlib.pairs.pair_set import PairSet
 from n2nlib.params import Params
 from n2nlib.train.evaluate import measure
@@ -210,44 +210,39 @@ def store(
     workshop = stage.parent / ".checkpoints"
     stage.mkdir(parents=True, exist_ok=True)
     workshop.mkdir(exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="storing-", dir=workshop) as temporary:
-            made = Path(temporary) / folder.name
-            made.mkdir()
-            frame = pd.DataFrame(state.history, columns=HISTORY)
-            frame.to_csv(made / "history.csv", index=False, float_format="%.9g")
-            curve = {
-                f"{epoch}/{name}": x for epoch, found in state.curve.items() for name, x in found.items()
-            }
-            save_file(curve, made / CURVE)
-            save_network(state.evaluation_network, made / MODEL)
-            about = {
-                "run": folder.name,
-                "identity": identity(run, pairs.hash),
-                "status": "diverged" if state.diverged else "finished",
-                "parameters": run.model_dump(mode="json"),
-                "pairs": pairs.hash,
-                "code": training_code(run),
-                "measured": _measure(made, state.evaluation_network, pairs, device),
-                "images": int(state.history[-1]["images"]),
-                "seconds": round(state.seconds, 2),
-                "machine": machine(device),
-                "precision": str(state.network.unet.dtype).removeprefix("torch."),
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                },
-                "files": {name: file_digest(made / name) for name in ("history.csv", CURVE, MODEL)},
-            }
-            write_json(made / "run.json", about)
-            result = Result(made, about, load_file(made / MEASURED), {})
-            _write_metrics(result, params)
-            if not _read(folder, run, pairs.hash):  # another process may have been faster: the same bytes
-                shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
-                made.replace(folder)
-    except (OSError, SafetensorError) as error:
-        raise (full_disk(folder, error) or error) from error
+    with full_disk_explained(folder), tempfile.TemporaryDirectory(prefix="storing-", dir=workshop) as name:
+        made = Path(name) / folder.name
+        made.mkdir()
+        frame = pd.DataFrame(state.history, columns=HISTORY)
+        frame.to_csv(made / "history.csv", index=False, float_format="%.9g")
+        curve = {f"{epoch}/{name}": x for epoch, found in state.curve.items() for name, x in found.items()}
+        save_file(curve, made / CURVE)
+        save_network(state.evaluation_network, made / MODEL)
+        about = {
+            "run": folder.name,
+            "identity": identity(run, pairs.hash),
+            "status": "diverged" if state.diverged else "finished",
+            "parameters": run.model_dump(mode="json"),
+            "pairs": pairs.hash,
+            "code": training_code(run),
+            "measured": _measure(made, state.evaluation_network, pairs, device),
+            "images": int(state.history[-1]["images"]),
+            "seconds": round(state.seconds, 2),
+            "machine": machine(device),
+            "precision": str(state.network.unet.dtype).removeprefix("torch."),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "files": {name: file_digest(made / name) for name in ("history.csv", CURVE, MODEL)},
+        }
+        write_json(made / "run.json", about)
+        result = Result(made, about, load_file(made / MEASURED), {})
+        _write_metrics(result, params)
+        if not _read(folder, run, pairs.hash):  # another process may have been faster: the same bytes
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
+            made.replace(folder)
     result = find(stage, run, pairs.hash)
     if result is None:
         raise UserError(f"{relative(folder)}: changed on disk while it was written; start again")
