@@ -26,7 +26,7 @@ from benchmarks.training import default_run
 from n2nlib.files import ROOT
 from n2nlib.params import load_params
 from n2nlib.report.diagrams import costs
-from n2nlib.report.plan import calls_per_second, epoch_rate
+from n2nlib.report.speed import calls_per_second, epoch_rate
 from n2nlib.train import loop, sweep
 from n2nlib.train.cuda_graph import compiled
 from n2nlib.train.identity import RunParams

@@ -40,7 +40,7 @@ from n2nlib.pairs import baselines
 from n2nlib.pairs.corruption import make_pairs
 from n2nlib.pairs.photos import find_photos
 from n2nlib.params import load_params
-from n2nlib.report.plan import calls_per_second
+from n2nlib.report.speed import calls_per_second
 from n2nlib.train.runs import machine
 
 SIZES = {32: 7, 256: 2}  # pixels per side: block, with which no bundled photograph is much enlarged

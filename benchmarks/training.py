@@ -27,7 +27,7 @@ from benchmarks import run_without_crops
 from n2nlib.files import ROOT
 from n2nlib.params import Params, load_params
 from n2nlib.report.diagrams import costs
-from n2nlib.report.plan import calls_per_second, images_per_second
+from n2nlib.report.speed import calls_per_second, images_per_second
 from n2nlib.train import sweep
 from n2nlib.train.identity import RunParams
 from n2nlib.train.network import Network

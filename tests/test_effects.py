@@ -499,8 +499,9 @@ class _Hostile:
         {"enc_conv0.weight": torch.zeros(48, 3, 3, 3)},
         {"more.weight": torch.zeros(1)},
         {"enc_conv0.weight": torch.full((48, 3, 3, 3), math.nan)},
+        {name: tensor.int() for name, tensor in _state("upsample")[1].items()},
     ],
-    ids=["empty", "text", "code", "numbers", "list", "partial", "more layers", "nan"],
+    ids=["empty", "text", "code", "numbers", "list", "partial", "more layers", "nan", "integers"],
 )
 def test_other_files_are_refused_by_name(
     content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from conftest import Project, a_run
 
 from n2nlib.experiments import beyond
 from n2nlib.params import Params
-from n2nlib.report import plan
+from n2nlib.report import plan, speed
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def test_the_time_is_that_of_steps_and_predictions(params: Params) -> None:
 
 def test_a_rate_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(plan.loop, "train_epoch", lambda step: now.__setitem__(0, now[0] + 0.4))
+    monkeypatch.setattr(speed, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(speed.loop, "train_epoch", lambda step: now.__setitem__(0, now[0] + 0.4))
     step = SimpleNamespace(items=30)
-    assert plan.epoch_rate(step, 1.0) == pytest.approx(3 * 30 / 1.2)
-    assert plan.epoch_rate(step, 0.0) == pytest.approx(30 / 0.4)  # at least one epoch
+    assert speed.epoch_rate(step, 1.0) == pytest.approx(3 * 30 / 1.2)
+    assert speed.epoch_rate(step, 0.0) == pytest.approx(30 / 0.4)  # at least one epoch
 
 
 def _rows(output: str) -> dict[str, str]:

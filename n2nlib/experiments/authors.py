@@ -62,6 +62,8 @@ def read_network(path: Path, sharpen: bool) -> Network:
         if zipfile.is_zipfile(path) and (broken := zipfile.ZipFile(path).testzip()):
             raise ValueError(f"its part {broken} is damaged")  # torch compares no checksums
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(tensor.is_floating_point() for tensor in state.values()):
+            raise ValueError("its weights are no floating-point numbers")  # torch would convert them
         arch = "tconv" if "upsample5.weight" in state else "upsample"
         network = Network(published.WIDTH, arch, REPORT_TAU if sharpen else 0.0)
         names = {f"{a}.{part}": f"{b}.{part}" for a, b in layers(arch).items() for part in ("weight", "bias")}

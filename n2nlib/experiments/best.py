@@ -183,10 +183,9 @@ def measures(runs: Mapping[str, pd.DataFrame], classical: pd.DataFrame) -> pd.Da
 def selection(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Would PSNR-HVS-M or SSIM have ranked `runs` differently from PSNR, and chosen another one?
 
-    `runs` maps their kind to a table with a row for each run: psnr_full, psnr_hvs_m (dB), ssim. One row for
-    each kind and measure: runs_of, runs,
-    measure, Kendall's tau with its bootstrap interval over runs (tau, low, high), and the PSNR that its
-    choice gives away (cost, dB; 0 if it chooses the same run).
+    `runs` maps kinds to tables with a row for each run: psnr_full, psnr_hvs_m (dB), ssim. One row for each
+    kind and measure: runs_of, runs, measure, Kendall's tau with its bootstrap interval over runs (tau, low,
+    high), and the PSNR that its choice gives away (cost, dB; 0 if it chooses the same run).
     """
     rows = []
     for (runs_of, table), measure in product(runs.items(), ("psnr_hvs_m", "ssim")):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from n2nlib.experiments import effects
 from n2nlib.experiments.effects import DIFFERENCE, MARGIN
-from n2nlib.experiments.paper_runs import ABLATION, ablation_runs, run_params
+from n2nlib.experiments.paper_runs import ablation_runs, run_params
 from n2nlib.experiments.results import Experiment
 from n2nlib.metrics import gradient_energy, mse_per_image, psnr_full
 from n2nlib.pairs import baselines
@@ -137,8 +137,12 @@ def initialisation_runs(params: Params) -> list[Planned]:
         for (loss, optimizer), words in INITIALISED.items()
         for variant, change in INITIALISATIONS.items()
         for one in table1
-        if [one.row[key] for key in ABLATION] == [loss, optimizer, False, False, change["arch"]]
+        if _is(one, STUDIED | {"loss": loss, "optimizer": optimizer, "arch": change["arch"]})
     ]
+
+
+def _is(planned: Planned, row: dict[str, object]) -> bool:
+    return row.items() <= planned.row.items()
 
 
 def size_runs(params: Params) -> list[Planned]:
@@ -209,7 +213,7 @@ def of_variant(studies: Experiment, study: str, variant: str) -> list[Result]:
     return [
         result
         for one, result in zip(studies.planned, studies.finished, strict=True)
-        if (one.row["study"], one.row["variant"]) == (study, variant)
+        if _is(one, {"study": study, "variant": variant})
     ]
 
 

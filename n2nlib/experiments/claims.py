@@ -410,8 +410,9 @@ def weigh(ours: Results, comparable: bool = False) -> pd.DataFrame:
 def on_its_own_tables() -> dict[str, str]:
     """The same rules applied to the report's tables: claim -> verdict. Left out: what they cannot test."""
     theirs = the_report()
-    verdicts = {claim: _judged(claim, theirs, theirs)["verdict"] for claim in CLAIMS}
-    return {claim: verdict for claim, verdict in verdicts.items() if verdict != NOT_TESTED}
+    measured = {claim: (rule, measure.effect(theirs)) for claim, (rule, measure) in CLAIMS.items()}
+    judged = {claim: _verdict(rule, effect) for claim, (rule, effect) in measured.items() if effect}
+    return {claim: verdict for claim, verdict in judged.items() if verdict != NOT_TESTED}
 
 
 def chance_errors(weighed: pd.DataFrame) -> float:

@@ -98,6 +98,11 @@ def differences(axis: Axes, frame: pd.DataFrame, **options: object) -> None:
                     axis.plot(*at, marker=marker, color=line.get_color(), scalex=False, scaley=False)
 
 
+def source_colors(frame: pd.DataFrame) -> dict[str, str]:
+    """The colours of the sources in `frame`, in the order of legends."""
+    return {name: color for name, color in SOURCE_COLORS.items() if name in set(frame["source"])}
+
+
 def handles(colors: Mapping[str, str], markers: Mapping[str, str] | None = None) -> list[Line2D]:
     """Entries of a legend: a mark for each name, or a line if there are no `markers`."""
     styles = {name: {"marker": markers[name], "ls": "none"} if markers else {} for name in colors}
@@ -116,8 +121,7 @@ def levels(draw: Callable[..., Line2D], references: Mapping[str, float]) -> list
 def legend(figure: Figure, frame: pd.DataFrame, entries: Sequence[Artist] = ()) -> None:
     """A legend above a figure: `entries`, or those of the sources in `frame`, and one for hollow marks."""
     if "source" in frame and not entries:
-        present = {name: color for name, color in SOURCE_COLORS.items() if name in set(frame["source"])}
-        entries = handles(present, SOURCE_MARKERS)
+        entries = handles(source_colors(frame), SOURCE_MARKERS)
     if _hollow(frame).any():
         style = {"marker": "o", "ls": "none", "color": GREY, "mfc": "white"}
         entries = [*entries, Line2D([], [], **style, label="fewer than three seeds")]

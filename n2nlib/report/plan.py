@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -19,7 +16,8 @@ from n2nlib.experiments.results import Experiment
 from n2nlib.files import ROOT, UserError
 from n2nlib.pairs.pair_set import is_current, read_card
 from n2nlib.params import Params, load_params
-from n2nlib.train import loop, runs, sweep
+from n2nlib.report.speed import images_per_second
+from n2nlib.train import runs, sweep
 from n2nlib.train.identity import RunParams, images_of
 from n2nlib.train.runs import Planned, Result
 
@@ -123,33 +121,6 @@ def _pairs(options: Params, name: str, params: Params) -> SimpleNamespace:
     known = card["hash"] if is_current(card, options) else ""
     clean = {} if options.pairs.source == "ee559" else {"clean": None}
     return SimpleNamespace(hash=known, params=options, train=clean)
-
-
-def images_per_second(run: RunParams, size: int, device: torch.device, seconds: float = 1) -> float:
-    """Training rate of one process here, from `seconds` of training on random images."""
-    torch.set_num_threads(1)  # as in the processes of a sweep
-    torch.set_flush_denormal(True)  # as `loop.train` sets it
-    count = max(4 * run.batch_size, 64)
-    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, device=device)
-    with sweep.stream(device):
-        step = loop.Step(run, loop.begin(run, device), images, images)
-        loop.train_epoch(step)
-        return epoch_rate(step, seconds)
-
-
-def epoch_rate(step: loop.Step, seconds: float) -> float:
-    """Training images per second of `step`, from whole epochs that take at least `seconds`."""
-    # An epoch reads its loss at the end, so it waits for a GPU.
-    return step.items * calls_per_second(partial(loop.train_epoch, step), seconds)
-
-
-def calls_per_second(work: Callable[[], object], seconds: float) -> float:
-    """Calls of `work` per second, from whole calls that take at least `seconds`."""
-    count, started = 0, time.monotonic()
-    while (elapsed := time.monotonic() - started) < seconds or not count:
-        work()
-        count += 1
-    return count / elapsed
 
 
 def seconds_of(work: Work, device: torch.device, rates: dict[tuple, float]) -> float:

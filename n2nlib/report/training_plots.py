@@ -272,8 +272,7 @@ def training_length(frame: pd.DataFrame) -> Figure:
         axis.set_xticks(ticks, [EngFormatter(sep="")(float(f"{tick:.3g}")) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("images seen", fontsize="medium")
-    present = {name: color for name, color in marks.SOURCE_COLORS.items() if name in set(frame["source"])}
-    handles = marks.handles(present)
+    handles = marks.handles(marks.source_colors(frame))
     shapes = {f"scale {scale}": marker for scale, marker in markers.items()}
     handles += marks.handles(dict.fromkeys(shapes, GREY), shapes) if len(scales) > 1 else []
     marks.legend(figure, frame, handles)

@@ -31,9 +31,10 @@ def is_published_training(params: Params) -> bool:
     """Is the training no shorter than the report's, with no fewer pairs and no narrower network?"""
     tuning = params.fine_tuning
     # An epoch with crops has twice the images.
-    epochs = [min(one.epochs, 2 * one.crops_epochs) for one in (params.ablation, params.curves)]
-    epochs.append(min(tuning.epochs, tuning.final_epochs))
-    long = all(ours >= theirs for ours, theirs in zip(epochs, EPOCHS.values(), strict=True))
+    sections = {"ablation": params.ablation, "curves": params.curves}
+    epochs = {name: min(one.epochs, 2 * one.crops_epochs) for name, one in sections.items()}
+    epochs["fine_tuning"] = min(tuning.epochs, tuning.final_epochs)
+    long = all(epochs[name] >= theirs for name, theirs in EPOCHS.items())
     return long and params.pairs.train >= PAIRS and params.model.width >= WIDTH
 
 
