@@ -8,8 +8,8 @@ same noisy images: many of 32 x 32 pixels, and few of 256 x 256. For each size r
     settings          the same ratio for other settings of torch: memory layout, recording of gradients,
                       bfloat16, threads and `torch.compile` (null without a C++ compiler). They run the bare
                       network, without the padding and the copies of `Denoiser.predict`, so compare them
-                      with "channels_last, inference_mode", which is what it uses. The last ones are
-                      `Denoiser.predict` with fewer pixels in the network at a time
+                      with "channels_last, inference_mode", which is what it uses. The last one is
+                      `Denoiser.predict` with half as many pixels in the network at a time
 
 The classical methods have the parameters that notebook 01 chooses at scale laptop; non-local means searches
 one pixel far there, and eleven with scikit-image's defaults. BM3D is left out. Its authors' package (bm3d) is
@@ -34,7 +34,7 @@ from skimage.restoration import denoise_nl_means
 from torch import nn
 
 from benchmarks import command
-from n2nlib.denoiser import Denoiser
+from n2nlib.denoiser import SMALL_IMAGES, Denoiser
 from n2nlib.files import ROOT
 from n2nlib.pairs import baselines
 from n2nlib.pairs.corruption import make_pairs
@@ -90,10 +90,8 @@ def settings(denoiser: Denoiser, images: np.ndarray) -> dict[str, Work | None]:
     if has_compiler():
         ways["compiled"] = inference(partial(torch.compile(network, dynamic=False), last))
     ways["all threads"] = inference(partial(_with_threads, os.cpu_count() or 1, network, last))
-    plain = Denoiser(network)
-    for power in (14, 16, 18):
-        ways[f"2^{power} pixels at a time"] = partial(plain.predict, images, 2**power)
-    return ways
+    half = SMALL_IMAGES // 2
+    return ways | {f"{half} pixels at a time": partial(Denoiser(network).predict, images, half)}
 
 
 def _with_threads(count: int, network: nn.Module, images: torch.Tensor) -> None:

@@ -164,7 +164,7 @@ def denoise_files(
 def _images(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise UserError(f"{source}: holds no image; allowed: {', '.join(SUFFIXES)}")
     return found
@@ -211,31 +211,20 @@ def _denoise_file(denoiser: Denoiser, source: Path, target: Path, pixelate: bool
     if not pixelate:
         _write(target, _restore(denoiser, pixels))
         return f"{source.name}, {pixels.shape[1]} x {pixels.shape[0]} pixels: {target}"
-    try:
-        noisy, clean = pixelated(pixels, BLOCK, np.random.default_rng(0))
-    except UserError as error:  # which does not know the file
-        raise UserError(f"{source}: {error}") from error
+    height, width = (length // BLOCK for length in pixels.shape[:2])  # a remainder is cut off
+    if not height * width:
+        raise UserError(
+            f"{source}: the photograph has {pixels.shape[1]} x {pixels.shape[0]} pixels; one pixel stands "
+            f"for {BLOCK} x {BLOCK}, so it needs at least as many"
+        )
+    blocks = cut(pixels[: height * BLOCK, : width * BLOCK], BLOCK)
+    noisy, clean = draw(blocks, np.random.default_rng(0)), block_mean(blocks)
     restored = _restore(denoiser, noisy)
     for path, image in zip(_written(target, pixelate), (restored, noisy, clean), strict=True):
         _write(path, image)
     before, after = (psnr_full(mse_per_image(image[None], clean[None])) for image in (noisy, restored))
-    size = f"{noisy.shape[1]} x {noisy.shape[0]} pixels"
+    size = f"{width} x {height} pixels"
     return f"{source.name}, pixelated to {size}: {before:.2f} dB, denoised: {after:.2f} dB, {target}"
-
-
-def pixelated(pixels: np.ndarray, block: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(noisy, clean) of a photograph, uint8 H x W x 3 -> H/block x W/block x 3 each; a remainder is cut off.
-
-    Raises `UserError` for a photograph smaller than a block.
-    """
-    height, width = (length // block for length in pixels.shape[:2])
-    if not height * width:
-        raise UserError(
-            f"the photograph has {pixels.shape[1]} x {pixels.shape[0]} pixels; one pixel stands for "
-            f"{block} x {block}, so it needs at least as many"
-        )
-    blocks = cut(pixels[: height * block, : width * block], block)
-    return draw(blocks, rng), block_mean(blocks)
 
 
 def _read(path: Path) -> np.ndarray:

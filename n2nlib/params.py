@@ -195,10 +195,7 @@ class FineTuning(Section):
 
 
 class Sizes(Section):
-    """The study of image sizes. Its pairs have a smaller block, so that no size needs large photographs.
-
-    With 7 x 7 pixels behind each pixel, images of 64 pixels would need 448 pixels per side.
-    """
+    """The study of image sizes. Its block is small, because 64 pixels with blocks of 7 take 448 per side."""
 
     pixels: Listed[Side]
     block: Block
@@ -325,14 +322,6 @@ def _has(tree: Any, keys: tuple) -> bool:
     return keys[0] in tree and _has(tree[keys[0]], keys[1:])
 
 
-def _section(keys: tuple) -> type[BaseModel]:
-    """The section that holds the key at the end of `keys`."""
-    section: type[BaseModel] = Params
-    for key in keys[:-1]:
-        section = section.model_fields[key].annotation
-    return section
-
-
 def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
     """One problem that pydantic found, for a person: file, key, value and what is allowed."""
     keys = tuple(error["loc"])
@@ -340,7 +329,10 @@ def _message(error: Any, source: str, overrides: dict[str, Any]) -> str:
     given = _has(overrides, keys)  # a missing key is missing in the file, a missing end of a list is not
     where = "the given parameters" if given else source
     if error["type"] == "extra_forbidden":
-        allowed = list(_section(keys).model_fields)
+        section: type[BaseModel] = Params
+        for key in keys[:-1]:
+            section = section.model_fields[key].annotation
+        allowed = list(section.model_fields)
         near = difflib.get_close_matches(str(keys[-1]), allowed, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: {named} = {error['input']!r}: unknown key; {hint}allowed: {', '.join(allowed)}"

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data
 
 from n2nlib import Denoiser, UserError, denoiser
-from n2nlib.denoiser import default_model, denoise_files, pixelated
+from n2nlib.denoiser import default_model, denoise_files
 from n2nlib.files import ROOT
 from n2nlib.train.network import Network, save_network
 
@@ -228,9 +228,12 @@ def test_pixelate_never_writes_over_a_source(picture_model: Path, tmp_path: Path
     assert single.read_bytes() == before
 
 
-def test_pixelated_needs_a_block() -> None:
-    with pytest.raises(UserError, match="7 x 7"):
-        pixelated(np.zeros((6, 50, 3), np.uint8), 7, np.random.default_rng(0))
+def test_pixelate_needs_a_block(main: Main, tmp_path: Path, picture_model: Path) -> None:
+    Image.fromarray(np.zeros((6, 50, 3), np.uint8)).save(tmp_path / "flat.png")
+    status, _, errors = main("denoise", tmp_path / "flat.png", "--model", picture_model, "--pixelate")
+    assert status == 1
+    assert "flat.png: the photograph has 50 x 6 pixels" in errors
+    assert "7 x 7" in errors
 
 
 @pytest.mark.parametrize(
@@ -294,6 +297,7 @@ def test_folders_and_files_one_of_which_fails(picture_model: Path, tmp_path: Pat
 
 def test_a_folder_of_one_image_goes_to_a_folder(picture_model: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "photos" / "one.png")
+    (tmp_path / "photos" / "more.png").mkdir()  # a folder is no image, whatever its name
     assert denoise_files([tmp_path / "photos"], tmp_path / "out", picture_model) == {}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["one.png"]
 

@@ -308,7 +308,7 @@ def test_exactly_the_differing_parameters_are_listed(names: set[str]) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, params: Params, runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with params.yaml alone."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.setattr(parameters, "ROOT", tmp_path)
@@ -324,7 +324,7 @@ def test_runs_of_this_scale_are_found_on_disk(
         run = a_run(epochs=2, **changes)
         state = loop.train(run, pair_set, cpu, runs_folder / "checkpoint")
         (runs_folder / "checkpoint").unlink()
-        runs.store(stage, run, pair_set, params, state, cpu)
+        runs.store(stage, run, pair_set, state, cpu)
     with pytest.raises(UserError, match="03_ablation"):
         explore.records(params)
     write_json(params.pairs_folder / "card.json", pair_set.card)

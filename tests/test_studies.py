@@ -263,7 +263,7 @@ def test_the_set_of_the_best_model_shares_validation_and_test_with_the_scale(
 
 def _train(planned: list[Planned], sets: dict[str, PairSet], params: Params, folder: Path) -> Experiment:
     cpu = torch.device("cpu")
-    finished = [train_and_store(folder / "stage", one.run, sets[one.pairs], params, cpu) for one in planned]
+    finished = [train_and_store(folder / "stage", one.run, sets[one.pairs], cpu) for one in planned]
     return Experiment(planned, finished, results.collect(planned, finished, params))
 
 

@@ -286,6 +286,8 @@ def test_tables_keep_their_columns_and_say_where_they_came_from(elsewhere: Param
     assert "/home" not in text
     tables.record(path, elsewhere, ["r"])
     assert (path.parent / "provenance.json").read_text() == text
+    tables.record(path.with_name("exact.csv"), elsewhere, ["r"])  # what came from s is replaced
+    assert json.loads((path.parent / "provenance.json").read_text())["seconds"] == {"r": 1.5}
     tables.record(
         path, elsewhere.model_copy(update={"seed": 5}), ["r"]
     )  # the other file is an earlier rebuild's

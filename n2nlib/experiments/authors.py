@@ -59,8 +59,10 @@ def read_network(path: Path, sharpen: bool) -> Network:
     Raises `UserError` naming the file if it is damaged or holds anything but these weights.
     """
     try:
-        if zipfile.is_zipfile(path) and (broken := zipfile.ZipFile(path).testzip()):
-            raise ValueError(f"its part {broken} is damaged")  # torch compares no checksums
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():  # torch compares no checksums
+                    raise ValueError(f"its part {broken} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not all(tensor.is_floating_point() for tensor in state.values()):
             raise ValueError("its weights are no floating-point numbers")  # torch would convert them

@@ -32,8 +32,11 @@ def our_results(chain: Chain) -> Results:
 
 
 def plain_network(chain: Chain) -> Network:
-    """The network of `results.plain_run`."""
-    return load_network(chain.ablation.finished[plain_run(chain.ablation.table)].model)[0]
+    """The network of `results.plain_run`; says so if Table I has none that was trained without sharpening."""
+    number = plain_run(chain.ablation.table)
+    if chain.ablation.planned[number].run.tau_sharp:
+        print("All networks of Table I were trained with sharpening, so the two outputs below are the same.")
+    return load_network(chain.ablation.finished[number].model)[0]
 
 
 def training_length(progress: pd.DataFrame, scale: str) -> pd.DataFrame:

@@ -136,8 +136,8 @@ def final_runs(params: Params, candidate: dict[str, Any], table3: pd.DataFrame) 
 
     The run of the first seed is the final model; the others say how much of it is luck.
     """
-    best = by_setting(table3, FINE_TUNING).nsmallest(1, "rank")[FINE_TUNING].iloc[0].to_dict()
-    return _tuned_runs(params, candidate, [best], params.fine_tuning.final_epochs)
+    best = by_setting(table3, FINE_TUNING).nsmallest(1, "rank")[FINE_TUNING].to_dict("records")
+    return _tuned_runs(params, candidate, best, params.fine_tuning.final_epochs)
 
 
 def clean_twin(final: Planned) -> Planned:
@@ -153,8 +153,8 @@ def _tuned_runs(params: Params, candidate: dict[str, Any], rows: list[dict], epo
     schedule = {"epochs": _cycle(epochs, candidate["crops"]), "validate_every_epoch": False}
     planned = []
     for row, seed in product(rows, params.fine_tuning.seeds):
-        own = {"sigma_n": row["sigma_n"], "tau_sharp": row["tau_sharp"], "learning_rate": row["lr0"]}
-        own |= {"annealing_steps": int(row["annealing_steps"])}
+        own = {name: row[name] for name in ("sigma_n", "tau_sharp", "annealing_steps")}
+        own |= {"learning_rate": row["lr0"]}
         planned.append(Planned(row | {"seed": seed}, run_params(params, candidate, seed, **own, **schedule)))
     return planned
 

@@ -52,8 +52,10 @@ def _read(path: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = f"reading it needs more than tensors and could run code ({str(error).splitlines()[0]})"
-        raise UserError(f"{name}: refused: {reason}") from error
+        raise UserError(
+            f"{name}: refused: it is no file of torch.save, or reading it needs more than tensors and could "
+            f"run code ({str(error).splitlines()[0]})"
+        ) from error
     except Exception as error:  # damaged bytes can make the reader raise nearly anything
         raise UserError(f"{name}: not a file that torch.save wrote, or damaged ({error})") from error
     listed = isinstance(held, tuple | list)

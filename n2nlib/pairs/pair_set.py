@@ -227,8 +227,10 @@ class PairSet:
         try:
             return torch.from_numpy(np.load(path, mmap_mode="c"))
         except (OSError, ValueError) as error:
-            cure = "set pairs.resample: true and run notebook 01"
-            raise UserError(f"{relative(path)}: no blocks were kept; {cure}") from error
+            raise UserError(
+                f"{relative(path)}: no blocks were kept, or damaged; set pairs.resample: true, remove "
+                f"{relative(self.folder)} and run notebook 01"
+            ) from error
 
 
 def load_pairs(folder: Path) -> PairSet:

@@ -273,10 +273,9 @@ def _on_disk(params: Params) -> dict[str, Record]:
     for path in sorted(runs.RUNS.glob("[!.]*/*/run.json")):
         about, folder = read_json(path), path.parent
         if about["pairs"] in pairs:
-            psnr = read_json(folder / "metrics.json")["psnr_full"]
             curve = pd.read_csv(folder / "history.csv").dropna(subset="psnr_full")
-            model = next(folder.glob(runs.MODEL), None)
-            found[f"{folder.parent.name}: {about['run']}"] = Record(about["parameters"], psnr, curve, model)
+            last, model = curve["psnr_full"].iloc[-1], next(folder.glob(runs.MODEL), None)
+            found[f"{folder.parent.name}: {about['run']}"] = Record(about["parameters"], last, curve, model)
     return found
 
 

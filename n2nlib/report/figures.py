@@ -170,8 +170,7 @@ def examples(shown: Mapping[str, Denoiser], pairs: PairSet, width: float = PAGE)
 
 def titled(name: str, run: RunParams, flips: bool = False) -> str:
     """A title of `examples`: the name of a model, and under it the setting of its run in words."""
-    setting = {"sharpen": run.tau_sharp > 0, "crops": bool(run.crops)}
-    setting |= {"arch": run.arch, "loss": run.loss, "optimizer": run.optimizer}
+    setting = run.model_dump() | {"sharpen": run.tau_sharp > 0}
     return f"{name}\n{wording.setting(setting)}{', four flips' if flips else ''}"
 
 

@@ -82,7 +82,9 @@ def record(path: Path, params: Params, runs: Iterable[str]) -> None:
     trained = {name: read_json(path) for name, path in paths.items() if path}
     machines = {*old.get("machines", []), *(one["machine"] for one in trained.values())}
     seconds = old.get("seconds", {}) | {name: one["seconds"] for name, one in trained.items()}
-    about |= {"machines": sorted(machines), "seconds": dict(sorted(seconds.items()))}
+    listed = set().union(*files.values())  # an earlier run may have been replaced
+    seconds = {name: seconds[name] for name in sorted(listed & set(seconds))}
+    about |= {"machines": sorted(machines), "seconds": seconds}
     write_json(target, about | {"files": dict(sorted(files.items()))})
 
 
@@ -193,9 +195,8 @@ def _cell(runs: pd.DataFrame, mean: str) -> str:
 
 def render_table2(candidates: pd.DataFrame) -> pd.DataFrame:
     """Table II: our candidates A, B, C and the report's 1, 2, 3."""
-    whose = ["ours" if name.isalpha() else REPORT for name in candidates["candidate"]]
     words = wording.readable(candidates[["candidate", *CANDIDATE]])
-    words.insert(1, "Whose", whose)
+    words.insert(1, "Whose", ["ours" if name.isalpha() else REPORT for name in candidates["candidate"]])
     return words
 
 

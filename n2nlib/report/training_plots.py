@@ -42,9 +42,9 @@ def curves(frame: pd.DataFrame, labels: Mapping[str, str], references: Mapping[s
     """Fig. 2: validation PSNR of each candidate during training, one panel for ours and one for the report's.
 
     `frame` has the columns of curves.csv, `labels` maps candidates ("A", "1") to their settings, `references`
-    (name -> dB) hold "noisy input". The band is the range over seeds; with one seed it is the standard
-    deviation of the evaluation. The axis of PSNR covers the last three quarters of the training, where the
-    curves differ. Failed runs are counted in the legend. Candidates of one setting have one colour.
+    (name -> dB) hold "noisy input". The band is the range over seeds. If one seed is left, it is the
+    standard deviation of the evaluation. The axis of PSNR covers the last three quarters of the training,
+    where the curves differ. Failed runs are counted in the legend. Candidates of one setting have one colour.
     """
     noisy, epochs = references["noisy input"], frame["epoch"].max()
     last = frame.groupby(["candidate", "seed"])["psnr_mean"].transform("last")
@@ -102,8 +102,7 @@ def fine_tuning(table: pd.DataFrame, published: pd.DataFrame, noisy: float) -> F
     rows, columns = ["tau_sharp", "lr0"], ["annealing_steps", "sigma_n"]
     shape = ours.groupby(rows + columns).size().unstack(columns)
     taus, steps = shape.index.get_level_values(0), shape.columns.get_level_values(0)
-    names = [f"τ = {tau:g}, rate {rate:g}" for tau, rate in shape.index]
-    names = [name.replace("τ = 0,", "not sharpened,") for name in names]
+    names = [f"{f'τ = {tau:g}' if tau else 'not sharpened'}, rate {rate:g}" for tau, rate in shape.index]
     highest = max(runs[key].max() for runs, key in panels.values())
     colors = sns.light_palette(BLUE, as_cmap=True)
     style = {"cmap": colors, "cbar": False, "vmin": highest - 2, "vmax": highest}

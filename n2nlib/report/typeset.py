@@ -104,7 +104,7 @@ def _about(params: Params) -> dict[str, Any]:
         "runs": f"{len(names):,}",
         "reproducing": f"{len(reproducing):,}",
         "further": f"{len(names - reproducing):,}",
-        "time": duration(sum(seconds.values())) if names <= set(seconds) else "",
+        "time": duration(sum(seconds[name] for name in names)) if names <= set(seconds) else "",
         "machines": "; ".join(sorted({machine for one in found.values() for machine in one["machines"]})),
         "versions": ", ".join(
             f"{name} {version}" for name, version in list(found.values())[-1]["versions"].items()

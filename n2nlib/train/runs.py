@@ -7,7 +7,6 @@ data/runs/<stage>/<run>/ holds
     history.csv           one row per epoch, see HISTORY
     curve.safetensors     the errors of each validation image after each validated epoch
     measured.safetensors  what `evaluate.measure` measures on the finished run, with an identity of its own
-    metrics.json          the same in a few numbers, for people
     model.safetensors     the network
 
 A folder is made under another name and then renamed: a run is there whole or not at all.
@@ -156,9 +155,7 @@ def with_model(stage: Path, run: RunParams, pairs_hash: str) -> Iterator[tuple[P
             yield folder, about
 
 
-def measure_again(
-    stage: Path, run: RunParams, pairs: PairSet, params: Params, device: torch.device
-) -> Result | None:
+def measure_again(stage: Path, run: RunParams, pairs: PairSet, device: torch.device) -> Result | None:
     """Measure a finished run that other code measured; None if there is no whole run with its model here."""
     for folder, about in with_model(stage, run, pairs.hash):
         try:
@@ -167,17 +164,8 @@ def measure_again(
             continue
         measured = _measure(folder, network.to(device), pairs, device)
         write_json(folder / "run.json", about | {"measured": measured})
-        result = find(stage, run, pairs.hash)
-        if result:
-            _write_metrics(result, params)
-        return result
+        return find(stage, run, pairs.hash)
     return None
-
-
-def _write_metrics(result: Result, params: Params) -> None:
-    # JSON has neither NaN (no test set) nor infinity (no error).
-    known = {name: value for name, value in result.metrics(params).items() if np.isfinite(value)}
-    write_json(result.folder / "metrics.json", known)
 
 
 def _measure(folder: Path, network: Network, pairs: PairSet, device: torch.device) -> dict[str, str]:
@@ -199,9 +187,7 @@ def checkpoint_of(stage: Path, run: RunParams, pairs_hash: str) -> Path:
     return stage.parent / ".checkpoints" / f"{run_name(run, pairs_hash)}.safetensors"
 
 
-def store(
-    stage: Path, run: RunParams, pairs: PairSet, params: Params, state: Any, device: torch.device
-) -> Result:
+def store(stage: Path, run: RunParams, pairs: PairSet, state: Any, device: torch.device) -> Result:
     """Write the folder of a run from its `loop.TrainingState` and read it back.
 
     Raises `UserError` if the disk is full, or if the folder changed while it was written.
@@ -238,8 +224,6 @@ def store(
             "files": {name: file_digest(made / name) for name in ("history.csv", CURVE, MODEL)},
         }
         write_json(made / "run.json", about)
-        result = Result(made, about, load_file(made / MEASURED), {})
-        _write_metrics(result, params)
         if not _read(folder, run, pairs.hash):  # another process may have been faster: the same bytes
             shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been found
             made.replace(folder)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import dask
 import torch
+from dask.system import cpu_count
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
 from n2nlib.files import UserError
@@ -51,7 +52,6 @@ def train_and_store(
     stage: Path,
     run: RunParams,
     pairs: PairSet,
-    params: Params,
     device: torch.device,
     on_epoch: Callable[[TrainingState], None] = lambda state: None,
 ) -> Result:
@@ -59,12 +59,12 @@ def train_and_store(
 
     Training resumes from a checkpoint if there is one. Raises `UserError` for what a user can correct.
     """
-    found = runs.find(stage, run, pairs.hash) or runs.measure_again(stage, run, pairs, params, device)
+    found = runs.find(stage, run, pairs.hash) or runs.measure_again(stage, run, pairs, device)
     if found:
         return found
     checkpoint = runs.checkpoint_of(stage, run, pairs.hash)
     state = train(run, pairs, device, checkpoint, on_epoch)
-    result = runs.store(stage, run, pairs, params, state, device)
+    result = runs.store(stage, run, pairs, state, device)
     checkpoint.unlink(missing_ok=True)
     return result
 
@@ -87,14 +87,13 @@ def pick_device(wanted: str, worker: int = 0) -> torch.device:
 
 
 def _train_on_worker(
-    stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, params: Params, images_per_epoch: int
+    stage: Path, run: RunParams, pairs_folder: str, pairs_hash: str, wanted: str, images_per_epoch: int
 ) -> UserError | None:
     """The task that Dask runs: train one run into its folder and report its images after each epoch."""
     torch.set_num_threads(1)  # numbers repeat with one thread only (see `loop`), and other runs use the cores
     worker = get_worker()
     number = int(worker.name) if str(worker.name).isdigit() else 0
-    device = pick_device(params.device, number)
-
+    device = pick_device(wanted, number)
     name = runs.run_name(run, pairs_hash)
 
     def report(state: TrainingState) -> None:
@@ -102,7 +101,7 @@ def _train_on_worker(
 
     try:
         with stream(device):
-            train_and_store(stage, run, _pairs(pairs_folder, pairs_hash), params, device, report)
+            train_and_store(stage, run, _pairs(pairs_folder, pairs_hash), device, report)
     except UserError as error:  # returned, because Dask prints a traceback for what is raised
         return error
     return None
@@ -122,12 +121,15 @@ def stream(device: torch.device) -> AbstractContextManager:
 
 
 def default_workers(params: Params) -> int:
-    """Runs at a time: `sweep.workers` if given, else one per core, or `RUNS_PER_GPU` on each GPU."""
+    """Runs at a time: `sweep.workers` if given, else one per core, or `RUNS_PER_GPU` on each GPU.
+
+    The cores are those that this process may use; a container can have fewer than its machine.
+    """
     if params.sweep.workers:
         return params.sweep.workers
     if pick_device(params.device).type == "cuda":
         return torch.cuda.device_count() * RUNS_PER_GPU
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpu_count()
 
 
 @contextmanager
@@ -295,7 +297,7 @@ def _train_missing(
         futures: dict[Future, str] = {}
         for name in sorted(missing, key=images.get, reverse=True):  # longest first: the last to end is short
             run, pairs = missing[name]
-            task = stage, run, str(pairs.folder), pairs.hash, params, images[name] // run.epochs
+            task = stage, run, str(pairs.folder), pairs.hash, params.device, images[name] // run.epochs
             future = dask_client.submit(_train_on_worker, *task, key=f"{stage.name}/{name}", pure=False)
             futures[future] = name
         pending = set(futures)
