@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ import yaml
 from conftest import Project
 from pypdf import PdfReader
 
-from n2nlib.experiments import published
+from n2nlib.experiments import claims, published
 from n2nlib.files import ROOT, UserError
 from n2nlib.params import Params, load_params
 from n2nlib.report import paper_tables, paper_text, tables, typeset, wording
@@ -271,14 +272,15 @@ def test_several_seeds_have_intervals_and_failures_are_counted(reports: Path, pa
         estimate=[-1.0, 1.0, 1.1, -0.1],
         low=[float("nan"), 0.8, 0.9, -0.3],
         high=[float("nan"), 1.2, 1.3, 0.1],
+        seeds=[1, 3, 3, 1],
     )
     found = paper_text.model_differences(params)
     unknown = "−1.00\xa0dB (no interval: too few photographs)"
     assert found["final model"] == {"name": "median (radius 1)", "classical": unknown}
     assert found["best model"] == {
         "name": "median (radius 1)",
-        "classical": "+1.00\xa0dB [+0.80,\xa0+1.20] (better)",
-        "twin": "−0.10\xa0dB [−0.30,\xa0+0.10] (inconclusive)",
+        "classical": "+1.00\xa0dB [+0.80,\xa0+1.20] (better; 3 seeds)",
+        "twin": "−0.10\xa0dB [−0.30,\xa0+0.10] (inconclusive; one seed)",
     }
 
 
@@ -389,7 +391,10 @@ def test_sentences_follow_the_verdicts(project: Project, tmp_path: Path) -> None
     sentences = {  # two each, because a column may end within one
         "reproduced": ("TConv is worse here, too.", "Adam is better, as the report says."),
         "not reproduced": ("That TConv is worse by 0.12", "That Adam is better by 0.12"),
-        "too small to matter": ("so either may be used.", "The optimisers differ too little to matter."),
+        "too small to matter": (
+            "At this length of training the difference is too",
+            "The optimisers differ too little to matter.",
+        ),
         "inconclusive": ("Whether TConv is worse stays open.", "Which of them is better stays open."),
         "not tested": ("This scale does not train the report’s candidates.", "is not tested at this scale"),
     }
@@ -403,7 +408,7 @@ def test_sentences_follow_the_verdicts(project: Project, tmp_path: Path) -> None
     }
     for sentence, verdicts in main.items():
         assert [name for name, said in texts.items() if sentence in said] == verdicts
-    finding = "The report’s main result comes from the way in which networks were evaluated."
+    finding = "So the gain comes from the way in which networks are evaluated."
     assert finding in text("too small to matter", "reproduced")
     assert not any(finding in said for said in texts.values())
 
@@ -550,3 +555,48 @@ def test_a_template_that_does_not_compile_is_a_message(
     with pytest.raises(UserError, match=r"does not compile.*unknown-function"):
         typeset.write_paper(params)
     assert not (tmp_path / "reports" / "smoke" / "paper.pdf").exists()
+
+
+def test_groups_established_pairs_and_high_rates_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["arch", "optimizer", "loss", "crops", "seed"]
+    rows = pd.DataFrame(
+        product(["tconv", "upsample"], ["adam", "sgd"], ["l1", "mse"], [False, True], [0, 1, 2]), columns=keys
+    )
+    sign = rows["optimizer"].map({"adam": 1, "sgd": -1})
+    gain = 0.5 * sign * (rows["loss"] == "mse") + 0.3 * sign * rows["crops"]
+    table = rows.assign(sharpen=False, psnr_mean=23 + gain + 0.001 * rows["seed"])
+    assert paper_text._by_group(table, "loss", ["optimizer"]) == (
+        "+0.50\xa0dB [+0.50,\xa0+0.50] (Adam); −0.50\xa0dB [−0.50,\xa0−0.50] (SGD)"
+    )
+    assert paper_text._by_group(table[table["loss"] == "l1"], "loss", ["optimizer"]) == ""
+    told = "4 of 8 pairs have an established gain and 4 a loss"
+    assert paper_text._established(table) == told
+    assert paper_text._established(table[table["seed"] < 2]) == ""
+
+    search = pd.DataFrame(
+        {
+            "schedule": ["short", "long", "short", "long", "long"],
+            "optimizer": ["adam"] * 4 + ["sgd"],
+            "learning_rate": [0.002, 0.002, 0.001, 0.001, 0.004],
+            "psnr_full": [23.0, 5.6, 23.0, 5.6, 5.6],
+            "noisy_psnr_full": 20.0,
+            "images": [10, 2000, 10, 2000, 2000],
+        }
+    )
+    params = load_params(ROOT / "params" / "smoke.yaml")
+    monkeypatch.setattr(paper_text, "search_record", lambda *_: search)
+    assert (
+        paper_text._high_rates(params)
+        == "1 of 1 runs of up to 2,000 images and 0 of 1 runs of up to 10 images"
+    )
+    monkeypatch.setattr(paper_text, "search_record", lambda *_: None)
+    assert paper_text._high_rates(params) == ""
+
+
+def test_a_dagger_marks_what_the_reports_own_tables_do_not_support() -> None:
+    frame, _ = paper_tables.verdicts(claims.weigh(claims.the_report()), None)
+    own = claims.on_its_own_tables()
+    marked = {claim for claim, text in frame["published"].items() if text.endswith("†")}
+    assert marked == {claim for claim, verdict in own.items() if verdict != "reproduced"}
+    assert marked
+    assert marked != set(own)

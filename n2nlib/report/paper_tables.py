@@ -9,7 +9,7 @@ import pandas as pd
 from n2nlib.experiments import authors, published
 from n2nlib.experiments.best import PHOTOGRAPHS, photographs_in_words
 from n2nlib.experiments.beyond import crops_name
-from n2nlib.experiments.claims import NOT_TESTED
+from n2nlib.experiments.claims import NOT_TESTED, REPRODUCED
 from n2nlib.experiments.effects import AS_REPORT, AS_TRAINED, EVALUATIONS
 from n2nlib.experiments.paper_runs import ABLATION
 from n2nlib.params import Params
@@ -39,7 +39,7 @@ def all_tables(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | Non
         ),
         "measures": (
             _across(selection, ["runs_of", "runs"], "measure", ["tau", "cost"]),
-            ["|runs of", "|runs", *_each(["PSNR-HVS-M", "SSIM"], ["τ", "dB"])],
+            ["|runs of", "|runs", *_each(["PSNR-HVS-M", "SSIM"], ["corr.", "dB"])],
         ),
         "budget": (
             budget.assign(gain=gains)[["model", "psnr_full", "gain", "images", "passes"]],
@@ -122,6 +122,7 @@ def settings(params: Params) -> pd.DataFrame:
         ("Epochs, Table III", f"{epochs['fine_tuning']}", f"{tuning.epochs}"),
         ("Epochs, final model", f"{epochs['fine_tuning']}", f"{tuning.final_epochs}"),
         ("Seeds, Table I", "1", f"{len(ablation.seeds)}"),
+        ("Seeds, Fig. 2 and Table III", "1, 1", f"{len(params.curves.seeds)}, {len(tuning.seeds)}"),
         ("Adam: rate for L1, MSE", "10⁻⁴, 10⁻⁵†", _rates(adam.l1, adam.mse)),
         ("SGD: rate for L1, MSE", "10⁻⁵, 10⁻⁶†", _rates(sgd.l1, sgd.mse)),
         ("Annealing steps, Table I", "1", f"{ablation.annealing_steps}"),
@@ -189,12 +190,17 @@ def _agreement(agreement: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         "with the report's evaluation": "sharpened",
     }
     rows["reference"] = rows["reference"].replace(shorter, regex=True)
-    return rows, ["|ours against", *_each(["τ", "TConv, dB", "Upsample, dB"], ["trained", "sharp."])]
+    head = _each(["correlation", "TConv, dB", "Upsample, dB"], ["trained", "sharp."])
+    return rows, ["|ours against", *head]
 
 
 def verdicts(weighed: pd.DataFrame, longer: pd.DataFrame | None) -> tuple[pd.DataFrame, list[str]]:
-    """Every claim with the report's value, ours by both evaluations, and up to three verdicts."""
-    frame = claims_in_words(weighed).drop(columns="own").replace(f"{NBSP}dB", "", regex=True)
+    """Every claim with the report's value, ours by both evaluations, and up to three verdicts.
+
+    A dagger marks what the report's own tables do not support.
+    """
+    frame = claims_in_words(weighed).replace(f"{NBSP}dB", "", regex=True)
+    frame.loc[~frame.pop("own").isin(["", REPRODUCED]), "published"] += "†"
     head = ["|§", "|Claim", "the report|dB"]
     head += _each(["ours, as trained", "report's evaluation"], ["dB", "verdict"])
     if longer is not None:

@@ -87,6 +87,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         raise UserError(f"{relative(params.pairs_folder)}: no pair set here; run notebook 01_data first")
     noisy, seeds = card["noisy_psnr_db"]["validation"]["global"], len(params.ablation.seeds)
     costs = tables.load("02_architecture/network_costs", params)
+    table3 = tables.load("05_fine_tuning/table3_fine_tuning", params)
     studied = tables.load("07_beyond/beyond_effects", params)
     weights = costs[costs["width"] == params.model.width].set_index("arch")["parameters"]
     psnr = tables.load("07_beyond/references", params).set_index("method")["psnr_full"]
@@ -126,6 +127,7 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "subset": f"{max(1, card['counts']['validation'] // 2):,}",
         "seeds": seeds,
         "few_seeds": seeds < FEWEST_SEEDS,
+        "seeds_table3": len(params.fine_tuning.seeds),
         "fewest_photographs": FEWEST_PHOTOGRAPHS,
         "margin": f"{MARGIN}{NBSP}dB",
         "confidence": effects.PERCENT.replace(" ", NBSP),
@@ -138,6 +140,11 @@ def facts(params: Params, weighed: pd.DataFrame, longer: pd.DataFrame | None) ->
         "final_report": decibels(published.FINAL_PSNR),
         "best": decibels(psnr[best.BEST]),
         "best_images": f"{long_run['images']:,}",
+        "best_pairs": f"{params.best.train:,}",
+        "best_resample": params.best.resample,
+        "annealing_by_group": _by_group(table3, "annealing_steps", ["lr0"]),
+        "rates": " and ".join(f"{rate:g}" for rate in (table3["lr0"].min(), table3["lr0"].max())),
+        "high_rates": _high_rates(params),
         "claims": len(weighed),
         "comparisons": weighed["evidence"].nunique(),
         "verdicts": wording.verdict_counts(weighed),
@@ -182,7 +189,7 @@ def _ablation(params: Params) -> dict[str, Any]:
     failures = tables.load("06_discussion/failures", params)
     headline = read_json(params.reports / "06_discussion" / "metrics.json")
     means = table1.groupby(ABLATION)[AS_TRAINED].mean()
-    plain = table1[~table1["sharpen"]].groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].median()
+    plain = table1[~table1["sharpen"]].groupby(ABLATION, as_index=False)[[AS_TRAINED, AS_REPORT]].mean()
     plain = plain.merge(published.table1().rename(columns={AS_TRAINED: "printed"}), on=ABLATION)
     lost = plain[AS_REPORT] - plain[AS_TRAINED]
     far = {name: (plain[name] - plain["printed"]).abs() for name in (AS_TRAINED, AS_REPORT)}
@@ -198,11 +205,48 @@ def _ablation(params: Params) -> dict[str, Any]:
         "highest": decibels(means.max()),
         "classical": f"{classical} ({decibels(classical_db)})",
         "below_classical": bool(means.max() < classical_db),
+        "above_classical": f"{(means > classical_db).sum()} of {len(means)}",
+        "loss_by_group": _by_group(table1, "loss", ["optimizer", "crops"]),
+        "crops_by_group": _by_group(table1, "crops", ["loss"]),
+        "crops_established": _established(table1),
         "far_trained": decibels(far[AS_TRAINED].median()),
         "far_evaluated": decibels(far[AS_REPORT].median()),
         "nearer": f"{(far[AS_REPORT] < far[AS_TRAINED]).sum()} of {len(plain)}",
         "lost": {name: change(lost[part].median()) for name, part in by.items()},
     }
+
+
+def _by_group(table: pd.DataFrame, factor: str, by: list[str]) -> str:
+    """The effect of `factor` as trained in each group of settings: "+0.62 dB [...] (Adam, no crops); ..."."""
+    words = []
+    for levels, part in table.groupby(by, sort=False):
+        compared = effects.contrast_of(part, factor)
+        if compared is not None:
+            name = ", ".join(wording.level(*one) for one in zip(by, levels, strict=True))
+            words.append(f"{_effect(effects.effect(part, *[factor, *compared[1:]]))} ({name})")
+    return "; ".join(words)
+
+
+def _established(table1: pd.DataFrame) -> str:
+    """How many pairs have an established gain and how many a loss by crops; "" if that is not known."""
+    compared = effects.contrast_of(table1, "crops")
+    found = compared and effects.effect(table1, "crops", *compared[1:])
+    if not found or found.seeds < FEWEST_SEEDS:
+        return ""
+    return f"{found.gains} of {found.pairs} pairs have an established gain and {found.losses} a loss"
+
+
+def _high_rates(params: Params) -> str:
+    """How many runs of the rate search above 0.001 fail, by length: "8 of 8 runs of 50,400 images"; or ""."""
+    search = search_record("rates", params.scale)
+    if search is None or "images" not in search:
+        return ""
+    high = search[(search["optimizer"] == "adam") & (search["learning_rate"] > claims.HIGHEST_RATE)]
+    words = []
+    for _, runs in high.groupby("schedule"):
+        failed = (runs["psnr_full"] < runs["noisy_psnr_full"]).sum()
+        words.append(f"{failed} of {len(runs)} runs of up to {runs['images'].max():,} images")
+    return " and ".join(words)
 
 
 def _authors() -> dict[str, Any]:
@@ -213,6 +257,7 @@ def _authors() -> dict[str, Any]:
     unchanged = networks[networks[APRIL_27].notna()].groupby("arch")  # from 27 April on
     example = tconv.set_index(ABLATION).loc[("l1", "adam", False, False, "tconv")]
     far = (tconv["printed"] - tconv[MAY_11])[~tconv["crops"]].abs().max()
+    far = np.ceil(100 * far) / 100  # no value is farther than what the text says
     return {
         "pairs": first.pairs,
         "first": change(first.estimate),
@@ -310,7 +355,8 @@ def model_differences(params: Params) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {best.FINAL: {}, best.BEST: {}}
     for row in tables.load("07_beyond/differences", params).itertuples():
         model, other = row.what.split(" − ")
-        known = wording.outcome(row._asdict()) if pd.notna(row.low) else "no interval: too few photographs"
+        known = f"{wording.outcome(row._asdict())}; {wording.over(row._asdict())}"
+        known = known if pd.notna(row.low) else "no interval: too few photographs"
         words = f"{_effect(row)} ({known})"
         if model in found:
             twin = other == best.TWIN.format(model)

@@ -508,9 +508,11 @@ def failure_sentence(failures: pd.DataFrame) -> str:
 
 
 def level(factor: str, value: object) -> str:
-    """A choice of a factor in words: "TConv", "sharpening", "no crops"."""
+    """A choice of a factor in words: "TConv", "sharpening", "no crops", "rate 0.001"."""
     if factor in NAMES:
         return NAMES[factor][value]
+    if factor == "lr0":
+        return f"rate {value:g}"
     noun = {"sharpen": "sharpening", "crops": "crops"}[factor]
     return noun if str(value) == "True" else f"no {noun}"
 
