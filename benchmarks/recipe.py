@@ -5,8 +5,8 @@ validation nor test photographs have a say. Each variant changes one thing in th
 the U-Net, which has a width and a batch size of its own; all see the same number of images. The variants that
 are worth their time are then compared over a training `LONGER` times as long. Writes
 benchmarks/records/recipe_<scale>.csv, one row per variant and schedule. Columns: variant, schedule ("short"
-or "long"), psnr_full (dB), its difference from that of `START` with the interval over images (gain, low,
-high; dB), images and seconds.
+or "long"), psnr_full and noisy_psnr_full (dB, of the run and of its noisy input), the difference from `START`
+with the interval over images (gain, low, high; dB), images and seconds.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def recipe_runs(params: Params, names: Iterable[str], images: int) -> list[Plann
 def main() -> None:
     params = scale_params(scale_parser(__doc__, "workstation").parse_args())
     pairs = search_pairs(params, "recipe", PAIRS, VALIDATION, resample=True)
-    frames = []
+    noisy_db, frames = pairs.card["noisy_psnr_db"]["validation"]["global"], []
     for schedule, names, images in (("short", SHORT, IMAGES), ("long", LONG, LONGER * IMAGES)):
         planned = recipe_runs(params, names, images)
         finished = train_all("recipe", planned, pairs, params)
@@ -78,6 +78,7 @@ def main() -> None:
             mse = result.errors["mse"]
             gain = effects.compare(mse[None], first, pairs.photographs("validation"))
             row = one.row | {"schedule": schedule, "psnr_full": psnr_full(mse)}
+            row |= {"noisy_psnr_full": noisy_db}
             row |= {"gain": gain.estimate, "low": gain.low, "high": gain.high}
             rows.append(row | {key: result.about[key] for key in ("images", "seconds")})
         frames.append(pd.DataFrame(rows))

@@ -117,9 +117,11 @@ def budget() -> pd.DataFrame:
 def search() -> pd.DataFrame:
     variants = ["start", "batch 8", "U-Net"]
     frame = pd.DataFrame(product(("short", "long"), variants), columns=["schedule", "variant"])
-    gain = [0.0, 0.2, -0.5, 0.0, 0.1, -0.4]
+    gain = [0.0, 0.2, -0.5, 0.0, 0.1, -18.0]
     frame = frame.assign(gain=gain, low=np.array(gain) - 0.05, high=np.array(gain) + 0.05, seconds=600.0)
-    return frame.assign(psnr_full=24 + frame["gain"], images=[22_500] * 3 + [112_500] * 3)
+    return frame.assign(
+        psnr_full=24 + frame["gain"], noisy_psnr_full=20.0, images=[22_500] * 3 + [112_500] * 3
+    )
 
 
 def studies() -> Figure:
@@ -226,6 +228,8 @@ def test_the_best_variant_of_the_search_comes_first() -> None:
     assert [0.2, 0] in marked
     assert [0.0, 1] not in marked  # the start has no gain over itself
     assert "short, batch 8: 24.20 dB, 10 min" in figure.get_label()
+    assert "long, U-Net: failed, 10 min" in figure.get_label()
+    assert long.get_xlim()[0] > -1  # the axis is that of the runs that did not fail
 
 
 def test_failed_runs_are_crosses_in_the_margin() -> None:

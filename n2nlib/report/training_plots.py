@@ -219,7 +219,7 @@ def recipe(search: pd.DataFrame | None) -> Figure:
     """The search for the recipe of the best model: a panel for each length of training, best variant first.
 
     `search` is the record of `benchmarks.recipe`, or None. Its intervals are over images, from one run for
-    each variant.
+    each variant. A run that ends below its noisy input has no mark: it would be far off the axis.
     """
     if search is None:
         return nothing("This scale has no recorded search for the recipe of its best model.")
@@ -231,8 +231,12 @@ def recipe(search: pd.DataFrame | None) -> Figure:
         start = rows["variant"].iloc[0]
         rows = rows.sort_values("gain", ascending=False).assign(basis=basis(1))
         names = rows["variant"].tolist()
-        marks.differences(axis, rows[rows["variant"] != start], order=names, y="variant")
-        ends = [f"{row.psnr_full:.2f} dB, {row.seconds / 60:.0f} min" for row in rows.itertuples()]
+        failed = rows["psnr_full"] < rows["noisy_psnr_full"]
+        marks.differences(axis, rows[(rows["variant"] != start) & ~failed], order=names, y="variant")
+        reached = rows["psnr_full"].map("{:.2f} dB".format).mask(failed, "failed")
+        ends = [
+            f"{psnr}, {seconds / 60:.0f} min" for psnr, seconds in zip(reached, rows["seconds"], strict=True)
+        ]
         marks.beside(axis, ends)
         axis.set(title=f"{schedule} run, {rows['images'].max():,.0f} images", xlabel="")
         said += [f"{schedule}, {name}: {end}" for name, end in zip(names, ends, strict=True)]
