@@ -22,7 +22,7 @@ from n2nlib.report import tables, wording
 # Largest first: README shows of each part the first scale that has it.
 SCALES_IN_WORDS = {
     "paper": "pairs and epochs of the report, on photographs of ImageNet and a GPU",
-    "workstation": "the report's network on photographs of ImageNet, trained in one night on two CPU cores",
+    "workstation": "the report's network on photographs of ImageNet, trained on two CPU cores in 13 hours",
     "laptop": "a small network on photographs from Python packages, trained in 12 minutes on two CPU cores",
 }
 FINDINGS, REFERENCES = "06_discussion/readme.md", "07_beyond/references.csv"  # in reports/<scale>/
