@@ -368,6 +368,7 @@ results = sweep.train_all("t", planned, load_pairs(Path(pairs)), params)
 print("DONE", len(results), Path(__file__).name, __name__)
 """
 LONG = {"epochs": 20, "width": 6, "batch_size": 8}  # about a second
+MANY = 8  # long runs: two workers cannot finish them while a sweep ends
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +376,7 @@ def expected(pair_set: PairSet, tmp_path_factory: pytest.TempPathFactory) -> dic
     """What the long runs give when nothing happens to them, by their names."""
     torch.set_num_threads(1)
     stage = tmp_path_factory.mktemp("whole") / "t"
-    results = [train_and_store(stage, one.run, pair_set, CPU) for one in _planned(4, **LONG)]
+    results = [train_and_store(stage, one.run, pair_set, CPU) for one in _planned(MANY, **LONG)]
     return {result.name: result for result in results}
 
 
@@ -448,7 +449,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     expected: dict[str, Result],
     how: signal.Signals,
 ) -> None:
-    process = _start_script(tmp_path, pair_set, _planned(4, **LONG))
+    process = _start_script(tmp_path, pair_set, _planned(MANY, **LONG))
     _wait_for(lambda: _stored(runs_folder) and _in_training(runs_folder))
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(how)
@@ -456,8 +457,8 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_resumes(
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
     before = _stored(runs_folder)
-    assert 1 <= len(before) < 4
-    train_all("t", _planned(4, **LONG), pair_set, params)
+    assert 1 <= len(before) < MANY
+    train_all("t", _planned(MANY, **LONG), pair_set, params)
     _check(runs_folder, list(expected), expected)
     after = _stored(runs_folder)
     assert {name: after[name] for name in before} == before
