@@ -108,7 +108,7 @@ def test_an_experiment_in_a_folder_of_its_own_finds_the_runs(project: Project) -
         "dvc", "exp", "run", "--temp", "-C", "data/runs", "-S", "ablation.annealing_steps=0", "-n", "temp"
     )
     assert "ablation: 32 runs, 0 on disk; 32 to train" in output
-    assert "beyond: all" in output
+    assert "beyond: nothing to train" in output
     assert project.stored_runs() == before
     project.succeed(
         "dvc", "exp", "run", "--queue", "-C", "data/runs", "-S", "fine_tuning.final_epochs=3", "-n", "queued"
