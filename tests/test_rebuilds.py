@@ -120,7 +120,7 @@ def test_an_experiment_in_a_folder_of_its_own_finds_the_runs(project: Project) -
         time.sleep(2)
     logs = project.succeed("dvc", "queue", "logs", "queued")
     assert "ablation: nothing to train, runs on disk: 32." in logs
-    assert "fine_tuning: 1 runs, 0 on disk; 1 to train" in logs
+    assert "fine_tuning: 2 runs, 0 on disk; 2 to train" in logs  # the final model and its twin
     experiments = _experiments(project)
     assert all(float(experiments[name]["final_psnr_full"]) > 0 for name in ("temp", "queued"))
     project.succeed("dvc", "exp", "remove", "-A")
